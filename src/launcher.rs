@@ -1,0 +1,154 @@
+//! Only for `databases = '*'`: one worker per connectable database.
+//!
+//! The launcher looks which databases there are and which of them have a worker,
+//! and starts those that are missing. It is the supervisor that the postmaster is
+//! for workers of a list. Which workers there are it reads from the registry, so
+//! that a launcher that was started again takes over the workers it finds.
+
+use crate::registry;
+use crate::server::database_list::{Database, connectable_databases};
+use crate::server::{activity, database_lock, nap, session, signals};
+use crate::settings;
+use crate::worker::{self, RESTART_INTERVAL};
+use pgrx::PgSqlErrorCode;
+use pgrx::bgworkers::DynamicBackgroundWorker;
+use pgrx::prelude::*;
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+/// What `pg_stat_activity.backend_type` and the postmaster's log lines show.
+const LAUNCHER_TYPE: &str = "count relations launcher";
+
+/// A new database waits for its worker no longer than this, however long naptime.
+const LONGEST_NAP: Duration = Duration::from_secs(1);
+
+/// Registers the launcher; to be called from `_PG_init`.
+pub fn register() {
+    worker::builder(&format!("bgworker: {LAUNCHER_TYPE}"), LAUNCHER_TYPE)
+        .set_function("count_relations_launcher_main")
+        .set_restart_time(Some(RESTART_INTERVAL))
+        .load();
+}
+
+/// Where the postmaster starts the launcher.
+#[allow(unsafe_code)]
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub extern "C-unwind" fn count_relations_launcher_main(_argument: pg_sys::Datum) {
+    signals::attach();
+    let session = session::connect(None, settings::role().as_deref(), worker::APPLICATION_NAME);
+    log::info!(
+        "count relations launcher started as role \"{}\", naptime {} ms",
+        session.role,
+        settings::naptime().as_millis()
+    );
+    // The bootstrap superuser may connect without being asked for by its oid.
+    let role = settings::role().map_or(0, |_| session.role_oid);
+    let mut launcher = Launcher::new(role);
+    while !signals::terminated() {
+        if signals::take_reload_request() {
+            settings::reload();
+        }
+        launcher.look_after(&connectable_databases());
+        activity::report_statistics();
+        nap::nap(settings::naptime().min(LONGEST_NAP));
+    }
+    session::leave(format_args!(
+        "count relations launcher leaving due to SIGTERM"
+    ));
+}
+
+struct Launch {
+    at: Instant,
+    worker: DynamicBackgroundWorker,
+}
+
+struct Launcher {
+    /// The oid of the workers' role; 0 for the bootstrap superuser.
+    role: u32,
+    /// The last launch for each database; what became of it, the registry knows,
+    /// but for the moment that a worker takes to start.
+    launches: HashMap<u32, Launch>,
+    /// Whether it has been said that there are too few worker slots.
+    warned: bool,
+}
+
+impl Launcher {
+    fn new(role: u32) -> Self {
+        Launcher {
+            role,
+            launches: HashMap::new(),
+            warned: false,
+        }
+    }
+
+    /// Starts a worker for each database that has none, and ends those whose
+    /// database is not to be counted any more.
+    fn look_after(&mut self, databases: &[Database]) {
+        let wanted: HashSet<u32> = databases.iter().map(|database| database.oid).collect();
+        let mut counted = HashSet::new();
+        for row in registry::workers() {
+            if wanted.contains(&row.database) {
+                counted.insert(row.database);
+            } else {
+                signals::terminate(row.pid);
+            }
+        }
+        self.launches
+            .retain(|oid, launch| wanted.contains(oid) || launch.worker.pid().is_ok());
+
+        let without_worker = databases
+            .iter()
+            .filter(|database| !counted.contains(&database.oid))
+            .filter(|database| !self.is_starting_or_resting(database.oid))
+            // It would only wait, and fail in the end if the database goes.
+            .filter(|database| !database_lock::wanted_by_others(database.oid));
+        let mut missing: Vec<&Database> = without_worker.collect();
+        // In the order in which slots ran out, from the end.
+        missing.reverse();
+        while let Some(database) = missing.last() {
+            let Some(worker) = worker::launch(database.oid, self.role, &database.name) else {
+                break;
+            };
+            let at = Instant::now();
+            self.launches.insert(database.oid, Launch { at, worker });
+            missing.pop();
+        }
+        missing.reverse();
+        self.warn_once(&missing, databases.len());
+    }
+
+    /// Whether a worker for the database is on its way, or ended so soon that it is
+    /// not yet time for another: the postmaster's rule for those it restarts.
+    fn is_starting_or_resting(&self, database: u32) -> bool {
+        self.launches.get(&database).is_some_and(|launch| {
+            launch.worker.pid().is_ok() || launch.at.elapsed() < RESTART_INTERVAL
+        })
+    }
+
+    fn warn_once(&mut self, uncounted: &[&Database], total: usize) {
+        if uncounted.is_empty() {
+            self.warned = false;
+            return;
+        }
+        if self.warned {
+            return;
+        }
+        self.warned = true;
+        let names: Vec<String> = uncounted
+            .iter()
+            .map(|database| format!("\"{}\"", database.name))
+            .collect();
+        pg_sys::panic::ErrorReport::new(
+            PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+            format!(
+                "out of background worker slots: relations of {} of {total} databases are not counted",
+                uncounted.len()
+            ),
+            function_name!(),
+        )
+        .set_detail(format!("Not counted: {}.", names.join(", ")))
+        .set_hint("You might need to increase max_worker_processes.")
+        .report(PgLogLevel::WARNING);
+    }
+}

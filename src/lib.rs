@@ -1,0 +1,69 @@
+//! count_relations: a background worker that watches how many relations a
+//! PostgreSQL server holds.
+//!
+//! The rooms, in reading order:
+//!
+//! - [`worker`]: one database's worker: its registration and the main loop.
+//!   Start here.
+//! - [`cadence`]: when the next tick is due.
+//! - [`counter`]: how many relations there are, and whether to count again.
+//! - [`report`]: what the log says of it.
+//! - [`launcher`]: only for `databases = '*'`: one worker per connectable database.
+//! - [`registry`]: shared memory: the latest count of every database.
+//! - [`views`]: what SQL sees of the registry.
+//! - [`settings`]: every `count_relations.*` setting.
+//! - [`server`]: the server's own facilities made safe. All `unsafe` is in there,
+//!   but for what exported symbols need.
+//!
+//! Data flows one way: settings → worker → counter → (log line, registry) → views.
+
+use pgrx::prelude::*;
+
+mod cadence;
+mod counter;
+mod launcher;
+mod registry;
+mod report;
+mod server;
+mod settings;
+mod views;
+mod worker;
+
+::pgrx::pg_module_magic!(name, version);
+
+/// Called by the server when it loads the library (`utils/fmgr/dfmgr.c`).
+#[allow(unsafe_code)]
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    if !server::preload::in_progress() {
+        server::preload::warn_not_preloaded("count_relations");
+        return;
+    }
+    settings::define();
+    if !server::preload::in_binary_upgrade() {
+        server::log::install();
+        registry::request();
+        match settings::databases() {
+            settings::Databases::All => launcher::register(),
+            settings::Databases::Listed(names) => worker::register_all(&names),
+        }
+    }
+}
+
+extension_sql_file!("../sql/relation_counts.sql", name = "relation_counts");
+
+#[cfg(any(test, feature = "pg_test"))]
+#[pg_schema]
+mod tests {
+    include!("../tests/in_server.rs");
+}
+
+/// What `cargo pgrx test` asks for by this name.
+#[cfg(test)]
+pub mod pg_test {
+    pub fn setup(_options: Vec<&str>) {}
+
+    pub fn postgresql_conf_options() -> Vec<&'static str> {
+        vec!["shared_preload_libraries = 'count_relations'"]
+    }
+}

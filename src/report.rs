@@ -1,0 +1,83 @@
+//! What the log says of the counts of a database.
+
+use crate::settings::{self, LogCounts};
+use pgrx::prelude::*;
+use std::time::Duration;
+
+/// The reporter of one database, which remembers what it has said.
+pub struct Report<'a> {
+    database: &'a str,
+    last_logged: Option<i64>,
+    warned: bool,
+}
+
+impl<'a> Report<'a> {
+    pub fn new(database: &'a str) -> Self {
+        Report {
+            database,
+            last_logged: None,
+            warned: false,
+        }
+    }
+
+    /// Reports a count, as `log_counts` and `warn_above` ask for.
+    pub fn count(&mut self, relations: i64) {
+        match settings::log_counts() {
+            LogCounts::All => self.log(relations, ""),
+            LogCounts::Changes => match self.last_logged {
+                None => self.log(relations, ""),
+                Some(last) if last == relations => {}
+                Some(last) => self.log(relations, &format!(" ({:+})", relations - last)),
+            },
+            LogCounts::None => {}
+        }
+        self.compare(relations, settings::warn_above());
+    }
+
+    fn log(&mut self, relations: i64, difference: &str) {
+        let database = self.database;
+        log::info!("Currently {relations} relations in database \"{database}\"{difference}");
+        self.last_logged = Some(relations);
+    }
+
+    /// Warns when the count rises above the threshold, and says when it is back.
+    fn compare(&mut self, relations: i64, threshold: Option<i64>) {
+        let above = threshold.filter(|threshold| relations > *threshold);
+        match above {
+            Some(threshold) if !self.warned => self.warn(relations, threshold),
+            None if self.warned => {
+                if let Some(threshold) = threshold {
+                    log::info!(
+                        "database \"{}\" has {relations} relations, no longer more than count_relations.warn_above ({threshold})",
+                        self.database
+                    );
+                }
+            }
+            _ => {}
+        }
+        self.warned = above.is_some();
+    }
+
+    fn warn(&self, relations: i64, threshold: i64) {
+        pg_sys::panic::ErrorReport::new(
+            PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+            format!(
+                "database \"{}\" has {relations} relations, more than count_relations.warn_above ({threshold})",
+                self.database
+            ),
+            function_name!(),
+        )
+        .set_hint("Look for runaway temporary tables, partitions or schemas, or raise count_relations.warn_above.")
+        .report(PgLogLevel::WARNING);
+    }
+
+    /// Says at DEBUG1 that the next count waits because the last one took long.
+    pub fn rest(&self, rest: Duration, count: Duration) {
+        log::debug!(
+            "count relations worker for database \"{}\" rests for {} ms after a count that took {} ms",
+            self.database,
+            rest.as_millis(),
+            count.as_millis()
+        );
+    }
+}

@@ -1,0 +1,79 @@
+//! The [`log`] crate's records in the server's log (`utils/error/elog.c`).
+//!
+//! `info!` becomes LOG, `debug!` DEBUG1, `trace!` DEBUG2, and both `warn!` and
+//! `error!` become WARNING: ERROR is control flow in PostgreSQL (it ends the
+//! transaction and, in a worker, the process), not a level to log at.
+//!
+//! pgrx's own `ereport!` would do, but it leaves the location's file and function
+//! name behind in `ErrorContext` with every message below ERROR, which a process
+//! that logs a line a second for months would feel.
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use pgrx::{PgLogLevel, pg_sys};
+use std::ffi::{CStr, CString, c_char, c_int};
+
+// Not in `pg_sys`: pgrx keeps these for its own `ereport!`.
+unsafe extern "C-unwind" {
+    fn errstart(elevel: c_int, domain: *const c_char) -> bool;
+    fn errmsg_internal(format: *const c_char, ...) -> c_int;
+    fn errfinish(file: *const c_char, line: c_int, function: *const c_char);
+}
+
+struct ServerLog;
+
+/// Makes the server's log the place where this process's records go.
+pub fn install() {
+    // The server decides record by record what it wants, so that a change of
+    // log_min_messages holds at once.
+    log::set_max_level(LevelFilter::Trace);
+    // Refused only if it was done before, which then serves as well.
+    let _ = log::set_logger(&ServerLog);
+}
+
+impl Log for ServerLog {
+    fn enabled(&self, metadata: &Metadata) -> bool {
+        // SAFETY: looks at log_min_messages and nothing else.
+        unsafe { pg_sys::message_level_is_interesting(server_level(metadata.level())) }
+    }
+
+    fn log(&self, record: &Record) {
+        if self.enabled(record.metadata()) {
+            let message = c_string(record.args().to_string());
+            let file = c_string(record.file().unwrap_or_default().to_owned());
+            let line = record.line().unwrap_or_default() as c_int;
+            emit(server_level(record.level()), &message, &file, line);
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+fn server_level(level: Level) -> c_int {
+    (match level {
+        Level::Error | Level::Warn => PgLogLevel::WARNING,
+        Level::Info => PgLogLevel::LOG,
+        Level::Debug => PgLogLevel::DEBUG1,
+        Level::Trace => PgLogLevel::DEBUG2,
+    }) as c_int
+}
+
+fn emit(level: c_int, message: &CStr, file: &CStr, line: c_int) {
+    let (message, file) = (message.as_ptr(), file.as_ptr());
+    // SAFETY: the three calls that the ereport() macro makes, in its order. Below
+    // ERROR, errfinish() is done with all pointers when it returns. Should one of
+    // them raise an error of its own (out of memory), the boundary turns it into
+    // a panic; the closure holds nothing that would need dropping.
+    unsafe {
+        pg_sys::ffi::pg_guard_ffi_boundary(|| {
+            if errstart(level, std::ptr::null()) {
+                errmsg_internal(c"%s".as_ptr(), message);
+                errfinish(file, line, std::ptr::null());
+            }
+        });
+    }
+}
+
+fn c_string(mut text: String) -> CString {
+    text.retain(|character| character != '\0');
+    CString::new(text).unwrap_or_default()
+}

@@ -1,0 +1,26 @@
+//! The server's own facilities, made safe: the only room with `unsafe` in it.
+//!
+//! Each file wraps one facility that pgrx lacks, or that it offers in a form
+//! which does not suit a long-lived worker, behind a small safe API, and opens
+//! with the server's rule that the facility lives by. Nothing in here knows what
+//! the extension counts. Everything assumes what PostgreSQL assumes of every
+//! backend: one process, one thread.
+
+#![allow(unsafe_code)]
+
+pub mod activity;
+#[cfg(not(test))] // the unit tests run in no server
+mod allocator;
+pub mod clock;
+pub mod database_list;
+pub mod database_lock;
+pub mod invalidation;
+pub mod log;
+pub mod nap;
+pub mod preload;
+pub mod relation_lock;
+pub mod session;
+pub mod settings;
+pub mod shared_slots;
+pub mod signals;
+pub mod transaction;

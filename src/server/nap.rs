@@ -1,0 +1,61 @@
+//! Waiting on the process latch (`storage/ipc/latch.c`).
+//!
+//! The latch is the one thing that every wake-up reason sets: signal handlers,
+//! other processes' requests, the server's barriers. The rule that makes it
+//! reliable is the order *reset, then look*: the latch is reset first and the
+//! flags are read after, so that a request which arrives in between sets the
+//! latch again and the next wait returns at once. The other way round, a request
+//! that arrives after the look and before the reset would be slept over.
+
+use super::signals;
+use pgrx::pg_sys;
+use std::ffi::c_long;
+use std::time::Duration;
+
+/// Sleeps until the latch is set or `timeout` (rounded up to whole milliseconds)
+/// has passed, whichever is first, and then attends to the server's requests.
+///
+/// Ends the process if the postmaster has died. What other backends ask of every
+/// process, `ProcSignalBarrier`s included (`DROP DATABASE` waits for those), is
+/// answered here. SIGTERM is left to the caller, who can leave with a better
+/// message; see [`signals::terminated`].
+pub fn nap(timeout: Duration) {
+    let milliseconds = timeout.as_nanos().div_ceil(1_000_000) as c_long;
+    let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+    // SAFETY: MyLatch belongs to this process from InitProcess() on, and events
+    // and timeout are as WaitLatch() asks: a timeout that is not negative, and
+    // one of the two ways to notice the postmaster's death.
+    unsafe {
+        pg_sys::WaitLatch(
+            pg_sys::MyLatch,
+            events as i32,
+            milliseconds,
+            wait_event_info(),
+        );
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+    }
+    // A cancel request that finds no query running has nothing to cancel; an idle
+    // client backend drops it too (PostgresMain() in tcop/postgres.c).
+    // SAFETY: a `volatile sig_atomic_t` that its handler only ever sets.
+    unsafe { (&raw mut pg_sys::QueryCancelPending).write_volatile(0) };
+    if !signals::terminated() {
+        pg_sys::check_for_interrupts!();
+    }
+}
+
+/// What `pg_stat_activity.wait_event` shows during a nap: `CountRelationsNap`,
+/// or `Extension` on servers before 17, which know no events of extensions' own.
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+fn wait_event_info() -> u32 {
+    use std::sync::OnceLock;
+    static WAIT_EVENT: OnceLock<u32> = OnceLock::new();
+    // SAFETY: a constant C string shorter than NAMEDATALEN; the process has its
+    // PGPROC, so it may take the LWLock that the registry of names is behind.
+    *WAIT_EVENT
+        .get_or_init(|| unsafe { pg_sys::WaitEventExtensionNew(c"CountRelationsNap".as_ptr()) })
+}
+
+#[cfg(not(any(feature = "pg17", feature = "pg18")))]
+fn wait_event_info() -> u32 {
+    pg_sys::PG_WAIT_EXTENSION
+}

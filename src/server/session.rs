@@ -1,0 +1,154 @@
+//! Connecting a worker to a database, on its own terms.
+
+use super::transaction::transaction;
+use pgrx::pg_sys;
+use std::ffi::{CStr, c_char};
+use std::{fmt, ptr};
+
+/// Settings that the owner of the database, or whoever may alter the role, can
+/// attach to them with `ALTER DATABASE … SET` and `ALTER ROLE … SET`, and what
+/// they are for this worker, whatever was attached. The same idea, and most of
+/// the same list, as in `AutoVacWorkerMain()` (`postmaster/autovacuum.c`).
+const FIXED_SETTINGS: &[(&CStr, &CStr)] = &[
+    // Nobody's objects but the server's own are found by name.
+    (c"search_path", c""),
+    // Run as the role that was asked for.
+    (c"role", c"none"),
+    (c"row_security", c"on"),
+    // Wait for as long as it takes; SIGTERM is there to end it.
+    (c"statement_timeout", c"0"),
+    (c"lock_timeout", c"0"),
+    (c"idle_in_transaction_session_timeout", c"0"),
+    (c"idle_session_timeout", c"0"),
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    (c"transaction_timeout", c"0"),
+    // Serializable transactions are refused on a standby.
+    (c"default_transaction_isolation", c"read committed"),
+    (c"default_transaction_deferrable", c"off"),
+    (c"default_transaction_read_only", c"on"),
+    // A count takes one process and no compiler.
+    (c"max_parallel_workers_per_gather", c"0"),
+    (c"jit", c"off"),
+];
+
+/// What the process has become by connecting.
+pub struct Session {
+    /// The database's name, for messages; empty without a database.
+    pub database: String,
+    /// The database's oid; 0 without a database.
+    pub database_oid: u32,
+    /// The role's name, for messages.
+    pub role: String,
+    pub role_oid: u32,
+}
+
+/// Connects the process to `database` as `role` (the bootstrap superuser if none),
+/// shows it as `application_name`, and fixes every setting that could make
+/// somebody else's code run with the role's rights or make the count differ.
+///
+/// Without a database, only the catalogs that all databases share can be read.
+///
+/// Ends the process with the server's own FATAL message if the database or the role
+/// does not exist or may not be used.
+pub fn connect(database: Option<&CStr>, role: Option<&CStr>, application_name: &CStr) -> Session {
+    // SAFETY: called once, by a worker registered with a database connection
+    // (postmaster/bgworker.c). The strings are copied. No library preloading and
+    // no login event trigger happens on this path, unlike for client backends.
+    unsafe {
+        pg_sys::BackgroundWorkerInitializeConnection(
+            database.map_or(ptr::null(), CStr::as_ptr),
+            role.map_or(ptr::null(), CStr::as_ptr),
+            0,
+        );
+    }
+    settle(application_name)
+}
+
+/// As [`connect`], by oid, which a database keeps when it is renamed.
+pub fn connect_by_oid(database: u32, role: u32, application_name: &CStr) -> Session {
+    // SAFETY: as above.
+    unsafe {
+        pg_sys::BackgroundWorkerInitializeConnectionByOid(
+            pg_sys::Oid::from(database),
+            pg_sys::Oid::from(role),
+            0,
+        );
+    }
+    settle(application_name)
+}
+
+fn settle(application_name: &CStr) -> Session {
+    fix_setting(c"application_name", application_name);
+    for (name, value) in FIXED_SETTINGS {
+        fix_setting(name, value);
+    }
+    transaction(|| {
+        // SAFETY: the catalog look-ups need a transaction. The role exists, as we
+        // are connected as it; so does the database, if there is one, which can't be
+        // dropped while we are connected. Both names are palloc'd.
+        unsafe {
+            let database = pg_sys::get_database_name(pg_sys::MyDatabaseId);
+            let role = pg_sys::GetUserId();
+            Session {
+                database: owned(database),
+                database_oid: pg_sys::MyDatabaseId.to_u32(),
+                role: owned(pg_sys::GetUserNameFromId(role, false)),
+                role_oid: role.to_u32(),
+            }
+        }
+    })
+}
+
+/// # Safety
+/// `name` is null or a valid C string.
+unsafe fn owned(name: *const c_char) -> String {
+    if name.is_null() {
+        return String::new();
+    }
+    // SAFETY: as the caller promises.
+    unsafe { CStr::from_ptr(name) }
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// Gives a setting a value that nothing of lower priority than `PGC_S_OVERRIDE`
+/// changes any more: neither the database, nor the role, nor a reload.
+fn fix_setting(name: &CStr, value: &CStr) {
+    // SAFETY: both strings are copied; a name or value that the server doesn't
+    // know is an ordinary error.
+    unsafe {
+        pg_sys::SetConfigOption(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_OVERRIDE,
+        );
+    }
+}
+
+/// Logs `reason` and ends the process, with the exit status that makes the
+/// postmaster start a worker again after its restart interval, unless the server
+/// is shutting down. (0 would mean "done for good", anything above 1 a crash; see
+/// `CleanupBackgroundWorker()` in `postmaster/postmaster.c`.)
+pub fn leave(reason: fmt::Arguments) -> ! {
+    // SAFETY: HOLD_INTERRUPTS() of miscadmin.h, never to be resumed. Every message
+    // ends in a CHECK_FOR_INTERRUPTS(), which would end a worker that was sent
+    // SIGTERM with a second message. proc_exit() runs the server's exit callbacks
+    // and does not return, so nothing of the caller's is used afterwards.
+    unsafe {
+        pg_sys::InterruptHoldoffCount += 1;
+        ::log::info!("{reason}");
+        pg_sys::proc_exit(1);
+    }
+    // Some versions' headers do not say that proc_exit() never returns.
+    #[allow(unreachable_code)]
+    {
+        unreachable!()
+    }
+}
+
+/// The pid of this process.
+pub fn my_pid() -> i32 {
+    // SAFETY: a global that is set when the process starts.
+    unsafe { pg_sys::MyProcPid }
+}

@@ -1,0 +1,130 @@
+//! Custom settings beyond what pgrx offers (`utils/misc/guc.c`).
+
+use pgrx::{PgLogLevel, pg_sys};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+
+/// Why a check hook refuses a value. The server says which setting and value;
+/// this adds the DETAIL and the HINT.
+pub struct Refusal {
+    pub detail: CString,
+    pub hint: CString,
+}
+
+/// A rule for the values of a string setting.
+pub trait StringRule {
+    fn check(value: &CStr) -> Result<(), Refusal>;
+}
+
+/// The check hook (`GucStringCheckHook` in guc.h) that enforces the rule `R`.
+pub fn check_hook<R: StringRule>() -> pg_sys::GucStringCheckHook {
+    #[pgrx::pg_guard]
+    extern "C-unwind" fn hook<R: StringRule>(
+        new_value: *mut *mut c_char,
+        _extra: *mut *mut c_void,
+        _source: pg_sys::GucSource::Type,
+    ) -> bool {
+        // SAFETY: the server passes the address of the value, which is a valid C
+        // string for as long as the hook runs, or null for "no value".
+        let value = unsafe { *new_value };
+        if value.is_null() {
+            return true;
+        }
+        // SAFETY: as above.
+        match R::check(unsafe { CStr::from_ptr(value) }) {
+            Ok(()) => true,
+            Err(refusal) => {
+                // SAFETY: what GUC_check_errdetail() and GUC_check_errhint() in
+                // guc.h do: strings in ErrorContext, which the caller puts into
+                // its message and resets after.
+                unsafe {
+                    pg_sys::GUC_check_errdetail_string = in_error_context(&refusal.detail);
+                    pg_sys::GUC_check_errhint_string = in_error_context(&refusal.hint);
+                }
+                false
+            }
+        }
+    }
+    Some(hook::<R>)
+}
+
+fn in_error_context(text: &CStr) -> *mut c_char {
+    // SAFETY: ErrorContext exists in every process from its start on.
+    unsafe { pg_sys::MemoryContextStrdup(pg_sys::ErrorContext, text.as_ptr()) }
+}
+
+/// Defines the setting `name` by calling `define`, and makes a wrong value in the
+/// configuration stop the starting server with the server's own message.
+///
+/// Left alone, the server reports such a value as a WARNING and starts with the
+/// default (`define_custom_variable()` in guc.c), because the library that knows
+/// the setting is loaded after the configuration was read. For its own settings
+/// it refuses to start, and that is what people expect. So the WARNING is held
+/// back, and the value is checked once more, for FATAL.
+pub fn define_strictly(name: &'static CStr, define: impl FnOnce()) {
+    // SAFETY: looks the value up, which until now is a placeholder's; copied at
+    // once, as defining the setting frees it.
+    let configured = unsafe {
+        let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
+        (!value.is_null()).then(|| CStr::from_ptr(value).to_owned())
+    };
+    let log_min_messages = &raw mut pg_sys::log_min_messages;
+    // SAFETY: a plain global of this process, restored right after; an error in
+    // between ends the starting postmaster.
+    let reported = unsafe { log_min_messages.replace(PgLogLevel::ERROR as c_int) };
+    define();
+    // SAFETY: as above.
+    unsafe { log_min_messages.write(reported) };
+    if let Some(value) = configured {
+        let change_value = false;
+        let is_reload = false;
+        // SAFETY: both strings outlive the call, which changes nothing.
+        unsafe {
+            pg_sys::set_config_option(
+                name.as_ptr(),
+                value.as_ptr(),
+                pg_sys::GucContext::PGC_POSTMASTER,
+                pg_sys::GucSource::PGC_S_FILE,
+                pg_sys::GucAction::GUC_ACTION_SET,
+                change_value,
+                PgLogLevel::FATAL as c_int,
+                is_reload,
+            );
+        }
+    }
+}
+
+/// Makes the server report and drop every setting `prefix.…` that was not defined.
+pub fn reserve_prefix(prefix: &CStr) {
+    // SAFETY: the string is copied.
+    unsafe { pg_sys::MarkGUCPrefixReserved(prefix.as_ptr()) };
+}
+
+/// Reads the configuration files again. A wrong value in them keeps the old one.
+pub fn reload() {
+    // SAFETY: a process's own reaction to SIGHUP, between two transactions.
+    unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
+}
+
+/// Splits a comma-separated list of identifiers by the rules of `search_path`:
+/// white space around them is dropped, they fold to lower case unless quoted, and
+/// are cut at 63 bytes. `None` if the syntax is wrong.
+/// (`SplitIdentifierString()` in `utils/adt/varlena.c`)
+pub fn split_identifiers(list: &CStr) -> Option<Vec<CString>> {
+    // SAFETY: SplitIdentifierString() writes into its argument and leaves the
+    // names pointing into it, so it gets a copy that outlives the names' use. The
+    // list is its own, of C strings; a null list is an empty one.
+    unsafe {
+        let buffer = pg_sys::pstrdup(list.as_ptr());
+        let mut names: *mut pg_sys::List = std::ptr::null_mut();
+        let well_formed = pg_sys::SplitIdentifierString(buffer, b',' as c_char, &mut names);
+        let result = match names.as_ref() {
+            Some(names) => (0..names.length as usize)
+                .map(|i| CStr::from_ptr((*names.elements.add(i)).ptr_value.cast()).to_owned())
+                .collect(),
+            None => Vec::new(),
+        };
+        pg_sys::list_free(names);
+        pg_sys::pfree(buffer.cast());
+        well_formed.then_some(result)
+    }
+}

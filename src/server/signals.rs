@@ -1,0 +1,85 @@
+//! SIGHUP and SIGTERM.
+//!
+//! A signal handler runs between two arbitrary instructions of the process, so
+//! it may do almost nothing: no allocation, no lock, no `ereport`. PostgreSQL's
+//! handlers set flags and set the process latch, and the main loop acts on the
+//! flags when it is safe to. Both handlers here end in the server's own:
+//!
+//! - SIGHUP: `SignalHandlerForConfigReload` (`postmaster/interrupt.c`).
+//! - SIGTERM: `die` (`tcop/postgres.c`), the one that client backends use. Its
+//!   flags make the next `CHECK_FOR_INTERRUPTS()` end the process, which is what
+//!   gets a worker out of a long query or out of waiting for a lock. A handler
+//!   that sets only a flag of the worker's own can't: nobody reads that flag
+//!   until the query is over.
+
+use pgrx::pg_sys;
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+static TERMINATED: AtomicBool = AtomicBool::new(false);
+
+// Declared here and not taken from `pg_sys`, whose wrappers catch errors with
+// sigsetjmp: no work for a signal handler.
+unsafe extern "C-unwind" {
+    fn die(signal: c_int);
+    fn SignalHandlerForConfigReload(signal: c_int);
+    fn kill(pid: c_int, signal: c_int) -> c_int;
+}
+
+extern "C-unwind" fn on_sigterm(signal: c_int) {
+    TERMINATED.store(true, Ordering::Relaxed);
+    // SAFETY: `die` is written to be a signal handler; it keeps errno, and a
+    // store to an atomic, the only thing done before it, does not touch errno.
+    unsafe { die(signal) }
+}
+
+/// Installs the handlers and lets signals in; to be called first thing in a
+/// worker's main function (`postmaster/bgworker.c` starts it with all blocked).
+pub fn attach() {
+    #[cfg(not(feature = "pg18"))]
+    use pg_sys::pqsignal;
+    #[cfg(feature = "pg18")]
+    use pg_sys::pqsignal_be as pqsignal;
+
+    // SAFETY: both handlers have the signature that pqsignal() asks for, are
+    // async-signal-safe as said above, and live as long as the process.
+    // Signals are still blocked here, and let in only once both are in place.
+    unsafe {
+        pqsignal(
+            pg_sys::SIGHUP as c_int,
+            Some(SignalHandlerForConfigReload as unsafe extern "C-unwind" fn(c_int)),
+        );
+        pqsignal(
+            pg_sys::SIGTERM as c_int,
+            Some(on_sigterm as unsafe extern "C-unwind" fn(c_int)),
+        );
+        pg_sys::BackgroundWorkerUnblockSignals();
+    }
+}
+
+/// Whether SIGTERM has arrived: an administrator or a shutdown wants the process
+/// to leave. Stays true.
+pub fn terminated() -> bool {
+    TERMINATED.load(Ordering::Relaxed)
+}
+
+/// Whether SIGHUP has arrived since the last call.
+pub fn take_reload_request() -> bool {
+    let flag = &raw mut pg_sys::ConfigReloadPending;
+    // SAFETY: a `volatile sig_atomic_t` of the server's (interrupt.h), shared with
+    // the handler of this same thread only. A signal between the read and the
+    // write is not lost: the reload that follows reads what it announced.
+    unsafe {
+        let pending = flag.read_volatile() != 0;
+        if pending {
+            flag.write_volatile(0);
+        }
+        pending
+    }
+}
+
+/// Asks another worker of ours to leave, as `pg_terminate_backend()` does.
+pub fn terminate(pid: i32) {
+    // SAFETY: kill(2). A pid that is none any more is an error that says just that.
+    unsafe { kill(pid, pg_sys::SIGTERM as c_int) };
+}

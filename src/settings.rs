@@ -1,0 +1,195 @@
+//! Every `count_relations.*` setting: its definition, its rule, its typed value.
+
+use crate::server::settings::{
+    Refusal, StringRule, check_hook, define_strictly, reload as reload_configuration,
+    reserve_prefix, split_identifiers,
+};
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
+use std::ffi::{CStr, CString};
+use std::time::Duration;
+
+static NAPTIME: GucSetting<i32> = GucSetting::<i32>::new(1_000);
+static DATABASES: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"postgres"));
+static SKIP_UNCHANGED: GucSetting<bool> = GucSetting::<bool>::new(true);
+static LOG_COUNTS: GucSetting<LogCounts> = GucSetting::<LogCounts>::new(LogCounts::All);
+static WARN_ABOVE: GucSetting<i32> = GucSetting::<i32>::new(0);
+static ROLE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+
+/// Which counts are logged.
+#[derive(Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+pub enum LogCounts {
+    #[name = c"all"]
+    All,
+    #[name = c"changes"]
+    Changes,
+    #[name = c"none"]
+    None,
+}
+
+/// The databases to count.
+pub enum Databases {
+    /// Every one that can be connected to and is no template.
+    All,
+    /// These, each once, in the order of the setting.
+    Listed(Vec<CString>),
+}
+
+const SHORTEST_NAPTIME_MS: i32 = 10;
+const LONGEST_NAPTIME_MS: i32 = 24 * 60 * 60 * 1_000;
+
+/// Defines all settings. A wrong value in the configuration raises an error,
+/// which keeps a starting server from starting.
+pub fn define() {
+    const NAPTIME_NAME: &CStr = c"count_relations.naptime";
+    define_strictly(NAPTIME_NAME, || {
+        GucRegistry::define_int_guc(
+            NAPTIME_NAME,
+            c"Sets the time from one count of relations to the next.",
+            c"",
+            &NAPTIME,
+            SHORTEST_NAPTIME_MS,
+            LONGEST_NAPTIME_MS,
+            GucContext::Sighup,
+            GucFlags::UNIT_MS,
+        );
+    });
+    const DATABASES_NAME: &CStr = c"count_relations.databases";
+    define_strictly(DATABASES_NAME, || define_databases(DATABASES_NAME));
+    const ROLE_NAME: &CStr = c"count_relations.role";
+    define_strictly(ROLE_NAME, || {
+        GucRegistry::define_string_guc(
+            ROLE_NAME,
+            c"Sets the role that counts relations.",
+            c"An empty string means the bootstrap superuser. A role that may connect suffices.",
+            &ROLE,
+            GucContext::Postmaster,
+            GucFlags::IS_NAME,
+        );
+    });
+    const SKIP_UNCHANGED_NAME: &CStr = c"count_relations.skip_unchanged";
+    define_strictly(SKIP_UNCHANGED_NAME, || {
+        GucRegistry::define_bool_guc(
+            SKIP_UNCHANGED_NAME,
+            c"Counts again only when the catalog has changed.",
+            c"When off, every tick runs the query.",
+            &SKIP_UNCHANGED,
+            GucContext::Sighup,
+            GucFlags::default(),
+        );
+    });
+    const LOG_COUNTS_NAME: &CStr = c"count_relations.log_counts";
+    define_strictly(LOG_COUNTS_NAME, || {
+        GucRegistry::define_enum_guc(
+            LOG_COUNTS_NAME,
+            c"Sets which counts are logged.",
+            c"With \"changes\", only those that differ from the last one logged.",
+            &LOG_COUNTS,
+            GucContext::Sighup,
+            GucFlags::default(),
+        );
+    });
+    const WARN_ABOVE_NAME: &CStr = c"count_relations.warn_above";
+    define_strictly(WARN_ABOVE_NAME, || {
+        GucRegistry::define_int_guc(
+            WARN_ABOVE_NAME,
+            c"Warns when a database has more relations than this.",
+            c"0 turns the warning off.",
+            &WARN_ABOVE,
+            0,
+            i32::MAX,
+            GucContext::Sighup,
+            GucFlags::default(),
+        );
+    });
+    reserve_prefix(c"count_relations");
+}
+
+#[allow(unsafe_code)]
+fn define_databases(name: &'static CStr) {
+    // SAFETY: the hook is guarded, as check_hook() makes it.
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            name,
+            c"Lists the databases whose relations are counted.",
+            c"A comma-separated list of names, written as in search_path, or * for all.",
+            &DATABASES,
+            GucContext::Postmaster,
+            GucFlags::default(),
+            check_hook::<DatabaseList>(),
+            None,
+            None,
+        );
+    }
+}
+
+struct DatabaseList;
+
+impl StringRule for DatabaseList {
+    fn check(value: &CStr) -> Result<(), Refusal> {
+        parse_databases(value).map(|_| ())
+    }
+}
+
+fn parse_databases(value: &CStr) -> Result<Databases, Refusal> {
+    if value.to_bytes().trim_ascii() == b"*" {
+        return Ok(Databases::All);
+    }
+    let Some(names) = split_identifiers(value) else {
+        return Err(Refusal {
+            detail: c"List syntax is invalid.".into(),
+            hint: c"Separate database names with commas, and put those with capitals, spaces or other special characters in double quotes.".into(),
+        });
+    };
+    let quoted_star = value.to_bytes().windows(3).any(|bytes| bytes == b"\"*\"");
+    let mut databases: Vec<CString> = Vec::new();
+    for name in names {
+        if name.as_c_str() == c"*" && !quoted_star {
+            return Err(Refusal {
+                detail: c"\"*\" cannot be combined with names.".into(),
+                hint: c"Use * alone to count all databases, or list them by name.".into(),
+            });
+        }
+        if !databases.contains(&name) {
+            databases.push(name);
+        }
+    }
+    Ok(Databases::Listed(databases))
+}
+
+/// Time from one count to the next.
+pub fn naptime() -> Duration {
+    Duration::from_millis(NAPTIME.get().unsigned_abs().into())
+}
+
+/// Whether a count that is known to hold is reported again without a query.
+pub fn skip_unchanged() -> bool {
+    SKIP_UNCHANGED.get()
+}
+
+/// Which counts are logged.
+pub fn log_counts() -> LogCounts {
+    LOG_COUNTS.get()
+}
+
+/// The number of relations above which there is a warning, if there is one.
+pub fn warn_above() -> Option<i64> {
+    Some(WARN_ABOVE.get().into()).filter(|threshold| *threshold > 0)
+}
+
+/// The databases to count.
+pub fn databases() -> Databases {
+    let value = DATABASES.get().unwrap_or_default();
+    // The check hook has let through nothing else.
+    parse_databases(&value).unwrap_or(Databases::Listed(Vec::new()))
+}
+
+/// The role to connect as; `None` for the bootstrap superuser.
+pub fn role() -> Option<CString> {
+    ROLE.get().filter(|role| !role.is_empty())
+}
+
+/// Takes over what changed in the configuration files.
+pub fn reload() {
+    reload_configuration();
+}

@@ -1,0 +1,155 @@
+//! One database's worker: its registration and the main loop.
+//!
+//! Whenever a worker can't go on, it says why and exits, and its supervisor (the
+//! postmaster; with `databases = '*'` the launcher) starts a new one. Nothing is
+//! retried in here, and nothing needs to be cleaned up.
+
+use crate::cadence::Cadence;
+use crate::counter::Counter;
+use crate::registry::Entry;
+use crate::report::Report;
+use crate::server::session::{self, Session};
+use crate::server::{activity, database_lock, nap, signals};
+use crate::settings;
+use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime, DynamicBackgroundWorker};
+use pgrx::prelude::*;
+use std::ffi::{CStr, CString};
+use std::time::{Duration, Instant};
+
+/// What `pg_stat_activity.backend_type` and the postmaster's log lines show.
+const WORKER_TYPE: &str = "count relations";
+
+/// What `pg_stat_activity.application_name` shows.
+pub const APPLICATION_NAME: &CStr = c"count_relations";
+
+/// How long after a worker that exited another is started.
+pub const RESTART_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How often a worker looks whether somebody wants its database to itself. Those
+/// who do give up after five seconds.
+const MAKE_WAY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A count is followed by a pause of at least this many times its duration, so
+/// that a worker is busy for a tenth of the time at most.
+const REST_FACTOR: u32 = 9;
+
+/// What all our processes have in common. They start as soon as the server has
+/// consistent data, on a hot standby too, and stay through promotion.
+pub fn builder(name: &str, process_type: &str) -> BackgroundWorkerBuilder {
+    const LONGEST_NAME: usize = pg_sys::BGW_MAXLEN as usize - 1;
+    BackgroundWorkerBuilder::new(&name[..name.floor_char_boundary(LONGEST_NAME)])
+        .set_type(process_type)
+        .set_library("count_relations")
+        .enable_spi_access()
+        .set_start_time(BgWorkerStartTime::ConsistentState)
+}
+
+/// Registers a worker for each of the databases; to be called from `_PG_init`.
+pub fn register_all(databases: &[CString]) {
+    for (index, database) in databases.iter().enumerate() {
+        // `ps` shows the name. It has not started with "bgworker: " by itself
+        // since PostgreSQL 11, but people look for it.
+        let name = match databases {
+            [_] => format!("bgworker: {WORKER_TYPE}"),
+            _ => format!("bgworker: {WORKER_TYPE} {}", database.to_string_lossy()),
+        };
+        builder(&name, WORKER_TYPE)
+            .set_function("count_relations_worker_main")
+            .set_argument(Some(pg_sys::Datum::from(index)))
+            .set_restart_time(Some(RESTART_INTERVAL))
+            .load();
+    }
+}
+
+/// Starts a worker for a database, on the launcher's behalf, which is told when it
+/// has started and when it has exited. `None` if all worker slots are taken.
+pub fn launch(database: u32, role: u32, name: &str) -> Option<DynamicBackgroundWorker> {
+    let argument = u64::from(role) << 32 | u64::from(database);
+    builder(&format!("bgworker: {WORKER_TYPE} {name}"), WORKER_TYPE)
+        .set_function("count_relations_launched_main")
+        .set_argument(Some(pg_sys::Datum::from(argument)))
+        .set_restart_time(None)
+        .set_notify_pid(session::my_pid())
+        .load_dynamic()
+        .ok()
+}
+
+/// Where the postmaster starts a worker of a list: `index` is its database's place
+/// in `count_relations.databases`.
+#[allow(unsafe_code)]
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub extern "C-unwind" fn count_relations_worker_main(index: pg_sys::Datum) {
+    signals::attach();
+    let settings::Databases::Listed(databases) = settings::databases() else {
+        unreachable!("workers of a list are registered for a list");
+    };
+    let database = databases[index.value()].as_c_str();
+    let role = settings::role();
+    work(session::connect(
+        Some(database),
+        role.as_deref(),
+        APPLICATION_NAME,
+    ));
+}
+
+/// Where the postmaster starts a worker for the launcher: `argument` is what
+/// [`launch`] made of the database's and the role's oid.
+#[allow(unsafe_code)]
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub extern "C-unwind" fn count_relations_launched_main(argument: pg_sys::Datum) {
+    signals::attach();
+    let argument = argument.value() as u64;
+    let (database, role) = (argument as u32, (argument >> 32) as u32);
+    work(session::connect_by_oid(database, role, APPLICATION_NAME));
+}
+
+fn work(session: Session) -> ! {
+    let reason = run(&session);
+    session::leave(format_args!(
+        "count relations worker for database \"{}\" {reason}",
+        session.database
+    ));
+}
+
+/// Counts until there is a reason to leave, and returns it.
+fn run(session: &Session) -> &'static str {
+    let database = &session.database;
+    log::info!(
+        "count relations worker started for database \"{database}\" as role \"{}\", naptime {} ms",
+        session.role,
+        settings::naptime().as_millis()
+    );
+    let Some(entry) = Entry::claim(session.database_oid) else {
+        return "leaving, as the database has another one";
+    };
+    let mut counter = Counter::new();
+    let mut report = Report::new(database);
+    let mut cadence = Cadence::new(Instant::now(), settings::naptime());
+    loop {
+        if signals::terminated() {
+            return "leaving due to SIGTERM";
+        }
+        if signals::take_reload_request() {
+            settings::reload();
+            cadence.set_naptime(settings::naptime());
+        }
+        if database_lock::wanted() {
+            return "making way for a command that needs the database to itself";
+        }
+        if cadence.is_due(Instant::now()) {
+            let tally = counter.tick(settings::skip_unchanged());
+            entry.observe(&tally);
+            report.count(tally.relations);
+            let now = Instant::now();
+            let duration = tally.counted_in.unwrap_or_default();
+            let rest = duration * REST_FACTOR;
+            if cadence.advance(now, now + rest) > 0 {
+                report.rest(rest, duration);
+            }
+        }
+        activity::report_statistics();
+        nap::nap(cadence.time_left(Instant::now()).min(MAKE_WAY_INTERVAL));
+    }
+}
