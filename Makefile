@@ -1,0 +1,42 @@
+# A table of contents; what each target does is in scripts/.
+#
+# PG_CONFIG picks the PostgreSQL, for every target:
+#   PG_CONFIG=/path/to/pg_config make test
+
+.DEFAULT_GOAL := help
+.PHONY: help setup all run test test-all install package package-test dist bench clean
+
+help: ## print this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
+
+setup: ## install what is missing: PostgreSQL 15 and its headers, libclang, cargo-pgrx
+	@scripts/setup.sh
+
+all: setup # what PGXN's client asks for first; `install` builds
+
+run: ## watch it count: build, install, and follow the log of a throwaway server
+	@scripts/run.sh
+
+test: ## run every test on one PostgreSQL
+	@scripts/test.sh
+
+test-all: ## the same on 15, 16, 17 and 18, and on servers with assertions (or on VERSIONS='15 18-cassert')
+	@scripts/test-all.sh $(VERSIONS)
+
+install: ## build the release and install it into PostgreSQL
+	@scripts/install.sh
+
+package: ## make a Debian package for that PostgreSQL, in dist/
+	@scripts/package.sh
+
+package-test: ## install that package with apt, have it count, and remove it, on a private copy of this machine
+	@scripts/test-package.sh
+
+dist: ## make the archive for PGXN, in dist/
+	@scripts/dist.sh
+
+bench: ## measure what counting costs
+	@scripts/bench.sh
+
+clean: ## remove what was built here
+	@cargo clean

@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Shows the extension at work in a throwaway server, until Ctrl-C.
+# DATABASES='postgres, template1' sets count_relations.databases.
+source "$(dirname "$0")/common.sh"
+scripts/install.sh
+use_postgres
+
+# Short, and not in TMPDIR: a Unix socket's path ends at 107 bytes.
+dir=$(mktemp -d /tmp/count_relations.XXXXXX)
+data=$dir/data log=$dir/log
+give_to_postgres "$dir"
+
+clean_up() {
+    trap '' INT TERM HUP
+    kill "${tail_pid-}" 2>/dev/null || true
+    if [[ -e $data/postmaster.pid ]]; then
+        say "Stopping the server"
+        as_postgres "$pg_bin/pg_ctl" stop -s -m fast -D "$data" || true
+    fi
+    rm -rf "$dir"
+    say "Removed $dir"
+}
+trap clean_up EXIT
+trap 'exit 0' INT TERM HUP
+
+say "Creating a cluster in $dir, with one line added to its postgresql.conf"
+as_postgres "$pg_bin/initdb" -D "$data" -U postgres -A trust -E UTF8 --locale=C --no-sync >/dev/null
+as_postgres tee -a "$data/postgresql.conf" <<<"shared_preload_libraries = 'count_relations'" >&2
+
+say "Starting the server"
+options=(-k "$dir" -c listen_addresses=)
+[[ -z ${DATABASES+set} ]] || options+=(-c "count_relations.databases=$DATABASES")
+# In a session of its own: Ctrl-C is for this script, which then stops the server.
+as_postgres env -u RUST_BACKTRACE setsid "$pg_bin/postgres" -D "$data" "${options[@]}" &>"$log" &
+server_pid=$!
+
+# Until the first count, or for as long as one may well wait for it: with the
+# wrong DATABASES there is none, and the log says why.
+for ((i = 0; i < 100; i++)); do
+    ! grep -q 'Currently [0-9]* relations' "$log" || break
+    kill -0 $server_pid 2>/dev/null || { cat "$log" >&2; die "the server did not start"; }
+    sleep 0.1
+done
+
+say "The worker, as ps shows it"
+# shellcheck disable=SC2009 # pgrep shows no columns
+ps -o user,pid,args --ppid "$(head -n 1 "$data/postmaster.pid")" | grep -E 'PID|bgworker: count relations' >&2
+
+say "What SQL sees: CREATE EXTENSION count_relations; SELECT … FROM relation_counts"
+as_postgres "$pg_bin/psql" -qX -h "$dir" -U postgres -c 'CREATE EXTENSION count_relations' \
+    -c 'SELECT datname, relations, counted_at, min_relations, max_relations FROM relation_counts' >&2
+
+say "Connect with: $pg_bin/psql -h $dir -U postgres"
+say "The server's log (Ctrl-C stops the server and removes the cluster)"
+tail -n +1 -f --pid=$server_pid "$log" &
+tail_pid=$!
+if wait $tail_pid; then # and not tail itself: a trap waits for a command, but interrupts `wait`
+    die "the server stopped by itself"
+fi

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Runs the tests on every supported PostgreSQL, or on those named:
+#   scripts/test-all.sh 15 18-cassert
+source "$(dirname "$0")/common.sh"
+
+pg_configs=$(scripts/versions.sh "$@")
+results=()
+failed=0
+trap 'exit 130' INT TERM HUP # not on to the next version
+
+for PG_CONFIG in $pg_configs; do
+    SECONDS=0
+    if scripts/test.sh; then
+        result=passed
+    else
+        result=FAILED failed=1
+    fi
+    results+=("$result after $SECONDS s: $("$PG_CONFIG" --version), $PG_CONFIG")
+done
+
+say "Results"
+printf '%s\n' "${results[@]}"
+exit $failed

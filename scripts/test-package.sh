@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Makes the Debian package, installs it with apt, has it count, and removes it again.
+# On a private copy of this machine, because an installation for development has the
+# very same paths: an overlay over /, seen by this script only, gone when it ends.
+source "$(dirname "$0")/common.sh"
+
+if [[ ${1-} != inside ]]; then
+    package=$(scripts/package.sh)
+    root=$(mktemp -d)
+    trap 'rmdir "$root"' EXIT
+    sudo_if_needed unshare --mount --pid --ipc --fork --kill-child \
+        bash -euo pipefail -s "$root" "$PWD" "$PG_CONFIG" "$package" <<'EOF'
+        root=$1 repository=$2
+        mount -t tmpfs tmpfs "$root"
+        mkdir "$root"/{changes,work,machine}
+        mount -t overlay overlay "$root/machine" \
+            -o "lowerdir=/,upperdir=$root/changes,workdir=$root/work"
+        cd "$root/machine"
+        mount -t proc proc proc
+        mount --rbind /dev dev
+        mkdir -p ".$repository"
+        mount --rbind "$repository" ".$repository"
+        exec chroot . env PG_CONFIG="$3" "$repository/scripts/test-package.sh" inside "$4" </dev/null
+EOF
+    exit
+fi
+
+use_postgres
+package=$2
+name=$(dpkg-deb -f "$package" Package)
+places=("$pg_lib" "$pg_share/extension" /usr/share/doc)
+find_files() { find "${places[@]}" -name '*count[-_]relations*'; }
+export DEBIAN_FRONTEND=noninteractive
+find_files | xargs -r rm -r
+
+say "Installing $package"
+apt-get -qqy install "./$package"
+find_files
+
+say "Counting"
+dir=$(mktemp -d /tmp/count_relations.XXXXXX)
+give_to_postgres "$dir"
+as_postgres "$pg_bin/initdb" -D "$dir/data" -U postgres -A trust -E UTF8 --locale=C --no-sync >/dev/null
+as_postgres "$pg_bin/pg_ctl" start -s -w -D "$dir/data" -l "$dir/log" \
+    -o "-k $dir -c listen_addresses= -c shared_preload_libraries=count_relations"
+psql() { as_postgres "$pg_bin/psql" -X -v ON_ERROR_STOP=1 -h "$dir" -U postgres -c "$@"; }
+psql 'CREATE EXTENSION count_relations'
+SECONDS=0
+until [[ $(psql 'SELECT relations = (SELECT count(*) FROM pg_class) FROM relation_counts' -At) == t ]]; do
+    ((SECONDS < 60)) || die "not counting, or not right: $(cat "$dir/log")"
+    sleep 0.1
+done
+psql 'TABLE relation_counts' -x
+grep Currently "$dir/log"
+as_postgres "$pg_bin/pg_ctl" stop -s -m fast -D "$dir/data"
+
+say "Removing $name"
+apt-get -qqy remove "$name"
+left=$(find_files)
+[[ -z $left ]] || die "left behind: $left"
+! dpkg -s "$name" &>/dev/null || die "dpkg still knows $name"
+
+say "The package installs, counts, and is removed"

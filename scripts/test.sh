@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Runs every test on the PostgreSQL of PG_CONFIG.
+source "$(dirname "$0")/common.sh"
+scripts/setup.sh
+scripts/exporter.sh
+use_postgres
+
+dir=$(mktemp -d /tmp/count_relations.XXXXXX)
+give_to_postgres "$dir"
+
+clean_up() {
+    # Only an interrupted test leaves its server behind.
+    for pidfile in "$dir"/*/postmaster.pid; do
+        [[ ! -e $pidfile ]] ||
+            as_postgres "$pg_bin/pg_ctl" stop -s -m immediate -D "${pidfile%/*}" || true
+    done
+    rm -rf "$dir"
+}
+trap clean_up EXIT
+trap 'exit 130' INT TERM HUP
+
+# The order matters: for the tests inside the server pgrx installs a test build,
+# and the stories need the real one. `tests::pg_` is how pgrx names the former.
+say "Tests inside the server ($("$PG_CONFIG" --version))"
+export USER=${USER:-$(id -un)} # pgrx's tests connect as this role, and some shells lack it
+how=("${features[@]}" --pgdata "$dir")
+if is_root; then
+    how+=(--runas postgres)
+elif ! can_install; then
+    how+=(--runas "$USER") # makes pgrx use sudo to install
+fi
+unlink_installed
+cargo pgrx test "${how[@]}" "$pg_feature" tests::pg_
+
+scripts/install.sh
+
+say "Unit tests, and stories on servers of their own"
+# The same features as above, so that nothing is built again. Stories mostly
+# wait, so there can be more of them at a time than processors.
+RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((4 * $(nproc)))} \
+    cargo test --no-default-features --features "$pg_feature pg_test" \
+    --lib --test stories -- --skip tests::pg_
+
+say "All tests passed on $("$PG_CONFIG" --version)"

