@@ -1,0 +1,73 @@
+//! The server's log, with `log_line_prefix = '%n [%p] '`.
+
+/// Levels, by severity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    Debug,
+    /// DETAIL, HINT, CONTEXT, STATEMENT and so on, which belong to a line before.
+    Addition,
+    Log,
+    Notice,
+    Warning,
+    Error,
+    Fatal,
+    Panic,
+}
+
+/// A message of the log. Continuation lines are part of it.
+#[derive(Clone, Debug)]
+pub struct Line {
+    /// Seconds since the epoch.
+    pub time: f64,
+    pub pid: i32,
+    pub level: Level,
+    pub message: String,
+}
+
+/// Takes a log apart; what follows the last newline is still being written.
+pub fn parse(log: &str) -> Vec<Line> {
+    let mut lines: Vec<Line> = Vec::new();
+    let complete = log.rfind('\n').map_or("", |end| &log[..end]);
+    for text in complete.split('\n') {
+        if let Some(line) = parse_line(text) {
+            lines.push(line);
+        } else if let Some(last) = lines.last_mut() {
+            last.message.push('\n');
+            last.message
+                .push_str(text.strip_prefix('\t').unwrap_or(text));
+        }
+    }
+    lines
+}
+
+fn parse_line(text: &str) -> Option<Line> {
+    let (time, rest) = text.split_once(" [")?;
+    let (pid, rest) = rest.split_once("] ")?;
+    let (level, message) = rest.split_once(":  ")?;
+    let level = match level {
+        "LOG" => Level::Log,
+        "INFO" | "NOTICE" => Level::Notice,
+        "WARNING" => Level::Warning,
+        "ERROR" => Level::Error,
+        "FATAL" => Level::Fatal,
+        "PANIC" => Level::Panic,
+        _ if level.starts_with("DEBUG") => Level::Debug,
+        _ => Level::Addition,
+    };
+    Some(Line {
+        time: time.parse().ok()?,
+        pid: pid.parse().ok()?,
+        level,
+        message: message.to_owned(),
+    })
+}
+
+/// The last `count` lines.
+pub fn tail(log: &str, count: usize) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    let start = lines.len().saturating_sub(count);
+    lines[start..]
+        .iter()
+        .map(|line| format!("{line}\n"))
+        .collect()
+}

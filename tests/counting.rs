@@ -1,0 +1,235 @@
+//! The worker counts, on a fixed cadence, and logs what it counted.
+
+use crate::cluster::{Cluster, Level, eventually, is_gone, send};
+use nix::sys::signal::Signal;
+use postgres::Client;
+
+const FAST: &str = "count_relations.naptime = '50ms'";
+
+fn relations(client: &mut Client) -> i64 {
+    client
+        .query_one("SELECT count(*) FROM pg_class", &[])
+        .unwrap()
+        .get(0)
+}
+
+#[test]
+fn a_stock_server_with_nothing_but_the_library_preloaded_counts_once_a_second() {
+    let cluster = Cluster::start(&[]);
+    let at_rest = relations(&mut cluster.connect("postgres"));
+    let line = cluster.await_line("Currently");
+    assert_eq!(line.level, Level::Log);
+    assert_eq!(
+        line.message,
+        format!("Currently {at_rest} relations in database \"postgres\"")
+    );
+    let ten_seconds_later = line.time + 10.0;
+    eventually("ten seconds of counts", || {
+        (cluster.counts("postgres").last()?.time > ten_seconds_later).then_some(())
+    });
+    let counts = cluster.counts("postgres");
+    let in_ten_seconds = counts
+        .iter()
+        .filter(|count| count.time <= ten_seconds_later)
+        .count();
+    assert!(
+        (10..=11).contains(&in_ten_seconds),
+        "{in_ten_seconds} counts in ten seconds"
+    );
+    assert!(counts.iter().all(|count| count.relations == at_rest));
+}
+
+#[test]
+fn the_count_follows_what_is_committed() {
+    let cluster = Cluster::start(&[FAST]);
+    let mut client = cluster.connect("postgres");
+    let before = cluster.next_count("postgres");
+    assert_eq!(before, relations(&mut client));
+
+    client.batch_execute("CREATE TABLE plain (i int)").unwrap();
+    assert_eq!(cluster.next_count("postgres"), before + 1);
+
+    let mut transaction = client.transaction().unwrap();
+    transaction
+        .batch_execute("CREATE TABLE rolled_back (i int PRIMARY KEY)")
+        .unwrap();
+    assert_eq!(cluster.next_count("postgres"), before + 1, "uncommitted");
+    transaction.rollback().unwrap();
+    assert_eq!(cluster.next_count("postgres"), before + 1, "rolled back");
+
+    let mut other = cluster.connect("postgres");
+    other
+        .batch_execute("CREATE TEMPORARY TABLE temporary (i int)")
+        .unwrap();
+    assert_eq!(cluster.next_count("postgres"), before + 2);
+    drop(other);
+    cluster.await_count("postgres", before + 1);
+
+    client.batch_execute("DROP TABLE plain").unwrap();
+    assert_eq!(cluster.next_count("postgres"), before);
+}
+
+#[test]
+fn the_cadence_does_not_drift() {
+    let naptime = 0.1;
+    let cluster = Cluster::start(&["count_relations.naptime = '100ms'"]);
+    let ticks = 80;
+    let counts = eventually("80 ticks", || {
+        let counts = cluster.counts("postgres");
+        (counts.len() > ticks).then_some(counts)
+    });
+    let (start, end) = (counts[0].time, counts[ticks].time);
+    // Late by one tick at most, and that only if the machine missed it: a tick
+    // that is late by a millisecond each time would be 80 ms off the grid here.
+    let elapsed = end - start;
+    let off_the_grid = elapsed - (elapsed / naptime).round() * naptime;
+    assert!(
+        off_the_grid.abs() < 0.03,
+        "off the grid by {off_the_grid} s"
+    );
+    let skipped = (elapsed / naptime).round() as usize - ticks;
+    assert!(skipped <= ticks / 4, "skipped {skipped} ticks");
+}
+
+#[test]
+fn ps_and_pg_stat_activity_show_the_worker() {
+    let cluster = Cluster::start(&["count_relations.naptime = '1h'"]);
+    cluster.await_line("Currently");
+    assert!(
+        cluster
+            .ps()
+            .contains(&"postgres: bgworker: count relations".to_owned()),
+        "{:?}",
+        cluster.ps()
+    );
+    let mut client = cluster.connect("postgres");
+    let row = client
+        .query_one(
+            "SELECT usename::text, application_name, state, query, xact_start IS NULL, \
+                    backend_xmin IS NULL \
+             FROM pg_stat_activity \
+             WHERE backend_type = 'count relations' AND datname = 'postgres'",
+            &[],
+        )
+        .unwrap();
+    let text = |i: usize| row.get::<_, String>(i);
+    assert_eq!(
+        [text(0), text(1), text(2), text(3)],
+        [
+            "postgres",
+            "count_relations",
+            "idle",
+            "SELECT count(*) FROM pg_class"
+        ]
+    );
+    assert!(row.get::<_, bool>(4) && row.get::<_, bool>(5));
+
+    // Held up by a lock, it is seen active, with the query that waits.
+    let mut transaction = client.transaction().unwrap();
+    transaction
+        .batch_execute("LOCK TABLE pg_class IN ACCESS EXCLUSIVE MODE")
+        .unwrap();
+    cluster.configure(&[FAST, "count_relations.skip_unchanged = off"]);
+    cluster.reload();
+    let mut other = cluster.connect("template1");
+    eventually("the worker to be active", || {
+        other
+            .query_one(
+                "SELECT count(*) FROM pg_stat_activity \
+                 WHERE backend_type = 'count relations' AND state = 'active' \
+                   AND query = 'SELECT count(*) FROM pg_class' \
+                   AND wait_event_type = 'Lock' AND wait_event = 'relation'",
+                &[],
+            )
+            .unwrap()
+            .get::<_, i64>(0)
+            .eq(&1)
+            .then_some(())
+    });
+}
+
+#[test]
+fn its_scans_reach_the_table_statistics() {
+    let cluster = Cluster::start(&[FAST, "count_relations.skip_unchanged = off"]);
+    let mut client = cluster.connect("postgres");
+    // Of pg_class and its indexes, by oid: looking them up by name would be a scan.
+    let sql = "SELECT sum(pg_stat_get_numscans(oid::oid))::bigint \
+               FROM (VALUES (1259), (2662), (2663), (3455)) AS pg_class (oid)";
+    let mut scans = || -> i64 { client.query_one(sql, &[]).unwrap().get(0) };
+    let before = scans();
+    eventually("the worker's scans to be counted", || {
+        (scans() > before + 50).then_some(())
+    });
+}
+
+#[test]
+fn sigterm_ends_the_worker_and_the_postmaster_starts_another() {
+    let cluster = Cluster::start(&[]);
+    cluster.await_line("Currently");
+    let worker = cluster.worker("postgres");
+    send(worker, Signal::SIGTERM);
+    eventually("the worker to end", || is_gone(worker).then_some(()));
+    let ended = cluster.await_line("exited with exit code 1");
+    let next = cluster.await_next_line("count relations worker started");
+    assert!(next.pid != worker);
+    let pause = next.time - ended.time;
+    assert!(pause > 4.5, "restarted after {pause} s");
+    cluster.await_next_line("Currently");
+}
+
+#[test]
+fn fast_shutdown_is_clean() {
+    let cluster = Cluster::start(&[FAST]);
+    cluster.await_line("Currently");
+    cluster.stop(Signal::SIGINT);
+    cluster.await_line("database system is shut down");
+    assert!(cluster.lines_with("not properly shut down").is_empty());
+}
+
+#[test]
+fn two_databases_have_a_worker_and_a_stream_of_lines_each() {
+    let cluster = Cluster::init(&[FAST, "count_relations.databases = 'postgres, template1'"]);
+    cluster.start_server();
+    cluster.execute("postgres", "CREATE TABLE one_more (i int)");
+    let template1 = cluster.next_count("template1");
+    cluster.await_count("postgres", template1 + 1);
+    assert_ne!(cluster.worker("postgres"), cluster.worker("template1"));
+    let ps = cluster.ps();
+    for name in ["postgres", "template1"] {
+        assert!(ps.contains(&format!("postgres: bgworker: count relations {name}")));
+    }
+}
+
+#[test]
+fn databases_with_strange_names_are_counted() {
+    let cluster = Cluster::start(&[]);
+    let names = [
+        "Capitals",
+        "with space",
+        "quo\"te",
+        "comma,name",
+        "größe_日本",
+        "apo'strophe",
+        "sixty-three bytes long, the longest name that the server takes.",
+    ];
+    let mut list = Vec::new();
+    for name in names {
+        let quoted = format!("\"{}\"", name.replace('"', "\"\""));
+        cluster.execute("postgres", &format!("CREATE DATABASE {quoted}"));
+        list.push(quoted);
+    }
+    list.push("Postgres".to_owned()); // folds to lower case
+    cluster.stop(Signal::SIGINT);
+    let list = list.join(" , ").replace('\'', "''");
+    cluster.configure(&[
+        "max_worker_processes = 20",
+        &format!("count_relations.databases = '{list}'"),
+    ]);
+    cluster.start_server();
+    for name in names.into_iter().chain(["postgres"]) {
+        let counted = cluster.next_count(name);
+        assert_eq!(counted, relations(&mut cluster.connect(name)), "{name:?}");
+        let title = format!("postgres: bgworker: count relations {name}");
+        assert!(cluster.ps().contains(&title), "{:?}", cluster.ps());
+    }
+}

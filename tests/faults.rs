@@ -1,0 +1,180 @@
+//! What goes wrong on real servers, and what it costs.
+
+use crate::cluster::{Cluster, Level, eventually, is_gone, send, server_user_command};
+use crate::states::{self, BUSY, DATABASE};
+use nix::sys::signal::Signal;
+use std::fs::OpenOptions;
+
+const FAST: &str = "count_relations.naptime = '50ms'";
+
+#[test]
+fn a_thousand_sighups_and_sigusr1s_change_nothing() {
+    let cluster = Cluster::start(&[FAST]);
+    let before = cluster.next_count("postgres");
+    let worker = cluster.worker("postgres");
+    for _ in 0..1000 {
+        send(worker, Signal::SIGHUP);
+        send(worker, Signal::SIGUSR1);
+    }
+    assert_eq!(cluster.next_count("postgres"), before);
+    assert_eq!(cluster.worker("postgres"), worker);
+    let counts = cluster.counts("postgres");
+    let elapsed = counts.last().unwrap().time - counts[0].time;
+    assert!(counts.len() as f64 <= elapsed / 0.05 + 2.0, "extra ticks");
+}
+
+/// As many at a time as there are workers, each at a moment of its own. For more of
+/// them, COUNT_RELATIONS_TERMINATIONS.
+#[test]
+fn sigterm_at_any_moment_is_followed_by_a_restart() {
+    let wanted = std::env::var("COUNT_RELATIONS_TERMINATIONS")
+        .map_or(40, |number| number.parse().expect("not a number"));
+    let names: Vec<String> = (1..=20).map(|i| format!("d{i}")).collect();
+    let cluster = Cluster::start(&["count_relations.databases = ''"]);
+    for name in &names {
+        cluster.execute(
+            "postgres",
+            &format!("CREATE DATABASE {name} TEMPLATE template0"),
+        );
+    }
+    cluster.stop(Signal::SIGINT);
+    cluster.configure(&[
+        "max_worker_processes = 30",
+        "count_relations.naptime = '10ms'",
+        "count_relations.skip_unchanged = off",
+        "count_relations.log_counts = changes",
+        &format!("count_relations.databases = '{}'", names.join(", ")),
+    ]);
+    cluster.start_server();
+    let mut client = cluster.connect("postgres");
+    let mut workers = || {
+        client
+            .query(
+                "SELECT pid FROM pg_stat_activity WHERE backend_type = 'count relations' \
+                 AND state IS NOT NULL",
+                &[],
+            )
+            .unwrap()
+            .iter()
+            .map(|row| row.get(0))
+            .collect::<Vec<i32>>()
+    };
+    let mut terminated = 0;
+    while terminated < wanted {
+        let all = eventually("all workers to run", || {
+            Some(workers()).filter(|workers| workers.len() == names.len())
+        });
+        for worker in &all {
+            send(*worker, Signal::SIGTERM);
+            terminated += 1;
+            // No two in the same place of their ticks.
+            std::thread::sleep(std::time::Duration::from_micros(terminated * 137 % 9_000));
+        }
+        for worker in all {
+            eventually("a worker to end", || is_gone(worker).then_some(()));
+        }
+    }
+    let exits = cluster.lines_with("background worker \"count relations\" (PID");
+    assert_eq!(exits.len() as u64, terminated);
+    let clean = |message: &str| message.ends_with("exited with exit code 1");
+    assert!(exits.iter().all(|line| clean(&line.message)), "{exits:?}");
+}
+
+#[test]
+fn a_client_killed_in_the_middle_of_ddl_leaves_the_count_right() {
+    let cluster = states::start(BUSY);
+    cluster.expect_crash();
+    let before = cluster.next_count(DATABASE);
+    let mut client = cluster.connect(DATABASE);
+    client
+        .batch_execute("BEGIN; CREATE TABLE half_made (i int PRIMARY KEY)")
+        .unwrap();
+    let backend: i32 = client
+        .query_one("SELECT pg_backend_pid()", &[])
+        .unwrap()
+        .get(0);
+    send(backend, Signal::SIGKILL);
+    cluster.await_line("all server processes terminated; reinitializing");
+    cluster.await_nth_line("worker started for database \"app\"", 2);
+    assert_eq!(cluster.next_count(DATABASE), before);
+}
+
+#[test]
+fn immediate_shutdown_and_recovery() {
+    let cluster = states::start(BUSY);
+    cluster.execute(DATABASE, "CREATE TABLE t (i int)");
+    let before = cluster.next_count(DATABASE);
+    let worker = cluster.worker(DATABASE);
+    cluster.stop(Signal::SIGQUIT);
+    assert!(is_gone(worker));
+    cluster.start_server();
+    cluster.await_line("database system was not properly shut down");
+    assert_eq!(cluster.next_count(DATABASE), before);
+}
+
+#[test]
+fn a_log_that_cannot_be_written_does_not_stop_the_counting() {
+    let cluster = Cluster::init(&[FAST]);
+    // What a log on a full disk looks like to those who write to it.
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    cluster.spawn_server_with_log(full);
+    let mut client = eventually("the server to start", || cluster.try_connect("postgres"));
+    client
+        .batch_execute("CREATE EXTENSION count_relations")
+        .unwrap();
+    let mut ticks = |more_than: i64| -> (i32, i64) {
+        eventually("ticks", || {
+            let row = client
+                .query_opt("SELECT pid, ticks FROM relation_counts", &[])
+                .unwrap()?;
+            Some((row.get(0), row.get(1))).filter(|(_, ticks)| *ticks > more_than)
+        })
+    };
+    let (worker, some) = ticks(0);
+    let (same, _) = ticks(some + 20);
+    assert_eq!(worker, same);
+}
+
+#[test]
+fn out_of_memory_costs_no_more_than_a_restart_of_the_worker() {
+    let cluster = states::start(BUSY);
+    cluster.expect("out of memory");
+    let worker = cluster.worker(DATABASE);
+    // Not a byte more than it has. A long configuration file is something that it has
+    // no room for then.
+    let status = server_user_command("prlimit")
+        .args(["--pid", &worker.to_string(), "--as=1:"])
+        .status()
+        .expect("could not run prlimit");
+    assert!(status.success());
+    cluster.configure(&["work_mem = '4MB'"; 20_000]);
+    cluster.reload();
+    eventually("the worker to end", || is_gone(worker).then_some(()));
+    assert_ne!(cluster.worker(DATABASE), worker);
+    cluster.next_count(DATABASE);
+    assert!(
+        cluster
+            .lines_with("terminating any other active")
+            .is_empty()
+    );
+}
+
+#[test]
+fn settings_at_their_minimum_leave_the_server_alone() {
+    let cluster = Cluster::init(&[
+        "max_worker_processes = 0",
+        "max_connections = 4",
+        "superuser_reserved_connections = 1",
+        "max_wal_senders = 0",
+        "shared_buffers = '128kB'",
+    ]);
+    cluster.start_server();
+    let line = cluster.await_line("too many background workers");
+    assert_eq!(line.level, Level::Log);
+    let mut client = cluster.connect("postgres");
+    client
+        .batch_execute("CREATE EXTENSION count_relations")
+        .unwrap();
+    let rows = client.query("SELECT * FROM relation_counts", &[]).unwrap();
+    assert!(rows.is_empty());
+}

@@ -1,0 +1,107 @@
+//! Whoever needs a database to itself gets it, whatever the worker is doing.
+//!
+//! The commands give up by themselves after five seconds, so that each success in
+//! here is a worker that made way in time.
+
+use crate::cluster::{Cluster, eventually};
+use crate::states::{self, BUSY, Hold, LONG_NAP, Met, SHORT_NAP};
+use std::thread::{sleep, spawn};
+use std::time::Duration;
+
+const MAKING_WAY: &str = "worker for database \"app\" making way";
+
+/// Runs `command`, while the worker is in the state that `meet` brings about, and
+/// checks that it made way for it. What holds the worker lets go after a while.
+fn make_way(cluster: &Cluster, meet: fn(&Cluster) -> Met, command: &str) {
+    let met = meet(cluster);
+    let ways_made = cluster.lines_with(MAKING_WAY).len();
+    let mut client = cluster.connect("postgres");
+    let sql = command.to_owned();
+    let running = spawn(move || client.batch_execute(&sql));
+    if let Hold::Session(session) = met.hold {
+        // Until then the command has this session to wait for, not the worker.
+        sleep(Duration::from_secs(1));
+        drop(session);
+    }
+    let result = running.join().unwrap();
+    assert!(result.is_ok(), "{command}: {result:?}");
+    let lines = cluster.lines_with(MAKING_WAY);
+    assert_eq!(lines.len(), ways_made + 1, "one line for {command}");
+    assert_eq!(lines.last().unwrap().pid, met.worker);
+}
+
+fn await_counting(cluster: &Cluster) {
+    let started = cluster.lines_with("worker started").len();
+    let counted = cluster.counts("app").len();
+    eventually("counting to resume", || {
+        (cluster.worker_now("app").is_some() && cluster.counts("app").len() > counted).then_some(())
+    });
+    assert!(cluster.lines_with("worker started").len() <= started + 1);
+}
+
+/// All commands that need a database to itself, one after the other.
+fn make_way_for_all(configuration: &[&str], meet: fn(&Cluster) -> Met) {
+    let cluster = states::start(configuration);
+    make_way_for_all_on(&cluster, meet, meet);
+}
+
+fn make_way_for_all_on(cluster: &Cluster, meet: fn(&Cluster) -> Met, again: fn(&Cluster) -> Met) {
+    cluster.expect("database \"app\" does not exist");
+    make_way(cluster, meet, "CREATE DATABASE copied TEMPLATE app");
+    await_counting(cluster);
+
+    let directory = cluster.new_server_directory("tablespace");
+    cluster.execute(
+        "postgres",
+        &format!("CREATE TABLESPACE elsewhere LOCATION '{directory}'"),
+    );
+    make_way(
+        cluster,
+        again,
+        "ALTER DATABASE app SET TABLESPACE elsewhere",
+    );
+    await_counting(cluster);
+
+    make_way(cluster, again, "ALTER DATABASE app RENAME TO renamed");
+    // A list names databases; what is counted is whichever has the name.
+    cluster.await_next_line("database \"app\" does not exist");
+    cluster.execute("postgres", "ALTER DATABASE renamed RENAME TO app");
+    await_counting(cluster);
+
+    make_way(cluster, again, "DROP DATABASE app");
+    cluster.await_next_line("database \"app\" does not exist");
+    cluster.execute("postgres", "CREATE DATABASE app");
+    await_counting(cluster);
+}
+
+#[test]
+fn while_napping_for_a_second() {
+    make_way_for_all(SHORT_NAP, states::napping);
+}
+
+#[test]
+fn while_napping_for_an_hour() {
+    make_way_for_all(LONG_NAP, states::napping);
+}
+
+#[test]
+fn while_counting() {
+    let cluster = states::start(BUSY);
+    make_way_for_all_on(&cluster, states::counting, states::counting_again);
+}
+
+#[test]
+fn while_waiting_for_a_lock_on_pg_class() {
+    make_way_for_all(BUSY, states::waiting_for_lock);
+}
+
+#[test]
+fn a_database_of_another_name_does_not_concern_the_worker() {
+    let cluster = states::start(SHORT_NAP);
+    let worker = cluster.worker("app");
+    cluster.execute("postgres", "CREATE DATABASE other TEMPLATE template1");
+    cluster.execute("postgres", "ALTER DATABASE other RENAME TO another");
+    cluster.execute("postgres", "DROP DATABASE another");
+    cluster.next_count("app");
+    assert_eq!(cluster.worker("app"), worker);
+}

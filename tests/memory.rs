@@ -1,0 +1,153 @@
+//! A worker lives for months, so nothing may be left of a tick when it is over.
+//!
+//! `COUNT_RELATIONS_MEMORY_SECONDS` is how long a story takes.
+
+use crate::cluster::{Cluster, eventually};
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+const DATABASE: &str = "postgres";
+
+#[test]
+fn counting_again_and_again_takes_no_more_memory_than_counting_for_a_while() {
+    let cluster = start();
+    let ddl = Ddl::start(&cluster);
+    // Counting, the heap is not packed in quite the same way each time.
+    assert_flat(&cluster, 64 * 1024);
+    let changes = ddl.changes.load(Ordering::Relaxed);
+    println!("{changes} changes");
+    assert!(changes > 500, "only {changes} changes");
+}
+
+#[test]
+fn nor_do_ticks_without_a_count() {
+    // Less than the smallest piece of heap at each tick.
+    assert_flat(&start(), 16 * 1024);
+}
+
+fn start() -> Cluster {
+    Cluster::start(&["count_relations.naptime = '10ms'"])
+}
+
+fn assert_flat(cluster: &Cluster, heap_slack: u64) {
+    let seconds = std::env::var("COUNT_RELATIONS_MEMORY_SECONDS");
+    let seconds = seconds.map_or(20, |value| value.parse().unwrap());
+    let worker = cluster.worker(DATABASE);
+    await_ticks(cluster, 500); // Until its caches are what they are going to be.
+    let first = cluster.counts(DATABASE).len();
+    let before = Memory::of(cluster, worker);
+    let mut ticks = 0;
+    let end = Instant::now() + Duration::from_secs(seconds);
+    while ticks < 1_000 || Instant::now() < end {
+        await_ticks(cluster, 100);
+        ticks = cluster.counts(DATABASE).len() - first;
+    }
+    let after = Memory::of(cluster, worker);
+    println!("before: {before:?}\nafter {ticks} ticks: {after:?}");
+    assert_eq!(cluster.worker(DATABASE), worker);
+    assert!(after.anonymous <= before.anonymous + heap_slack);
+    // Less than a pointer at each tick.
+    assert!(after.in_contexts <= before.in_contexts + 4 * 1024);
+}
+
+fn await_ticks(cluster: &Cluster, ticks: usize) {
+    let ticks = cluster.counts(DATABASE).len() + ticks;
+    eventually("ticks", || {
+        (cluster.counts(DATABASE).len() > ticks).then_some(())
+    });
+}
+
+/// What a process has to itself, in bytes.
+#[derive(Debug)]
+struct Memory {
+    /// Heap, stack and the like. Pages of files and of shared memory are left out:
+    /// they count as private for as long as nobody else happens to look at them.
+    anonymous: u64,
+    /// What is in use of the server's memory contexts.
+    in_contexts: u64,
+}
+
+impl Memory {
+    /// The least of some moments. Invalidations make caches smaller and larger.
+    fn of(cluster: &Cluster, worker: i32) -> Memory {
+        let moments = [(); 10].map(|()| {
+            await_ticks(cluster, 5);
+            let anonymous = anonymous_bytes(worker);
+            let in_contexts = bytes_in_contexts(cluster, worker);
+            (anonymous, in_contexts)
+        });
+        let anonymous = moments.iter().map(|moment| moment.0).min().unwrap();
+        let in_contexts = moments.iter().map(|moment| moment.1).min().unwrap();
+        Memory {
+            anonymous,
+            in_contexts,
+        }
+    }
+}
+
+fn anonymous_bytes(pid: i32) -> u64 {
+    let smaps = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let (_, size) = smaps.split_once("Anonymous:").unwrap();
+    let kilobytes: u64 = size.split_whitespace().next().unwrap().parse().unwrap();
+    kilobytes * 1024
+}
+
+fn bytes_in_contexts(cluster: &Cluster, worker: i32) -> u64 {
+    let total = "Grand total: ";
+    let nth = cluster.lines_with(total).len() + 1;
+    let sql = format!("SELECT pg_log_backend_memory_contexts({worker})");
+    cluster.execute("template1", &sql);
+    let line = cluster.await_nth_line(total, nth).message;
+    let (_, used) = line.rsplit_once("; ").unwrap();
+    used.split(' ').next().unwrap().parse().unwrap()
+}
+
+/// A session that changes `pg_class` all the time, until dropped.
+struct Ddl {
+    changes: Arc<AtomicUsize>,
+    done: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Ddl {
+    fn start(cluster: &Cluster) -> Ddl {
+        let changes = Arc::new(AtomicUsize::new(0));
+        let done = Arc::new(AtomicBool::new(false));
+        let (counter, seen) = (Arc::clone(&changes), Arc::clone(&done));
+        let mut client = cluster.connect(DATABASE);
+        let thread = thread::spawn(move || {
+            let statements = [&["CREATE TABLE t (id serial PRIMARY KEY)", "DROP TABLE t"]; 100];
+            // Or dead rows would make each count slower than the one before. They
+            // also have the worker plan its query again.
+            let maintenance = [&[
+                "VACUUM (ANALYZE) pg_class, pg_attribute, pg_depend",
+                "VACUUM FULL pg_class",
+            ]];
+            let round = maintenance.iter().chain(&statements).copied().flatten();
+            for statement in round.cycle() {
+                if seen.load(Ordering::Relaxed) {
+                    break;
+                }
+                client.batch_execute(statement).unwrap();
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        Ddl {
+            changes,
+            done,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Ddl {
+    fn drop(&mut self) {
+        self.done.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! The worker follows the server's role: it counts on a hot standby, and through
+//! promotion.
+
+use crate::cluster::{Cluster, Level, Throttle, eventually};
+use crate::states::{self, BUSY, DATABASE};
+use std::time::Duration;
+
+const FAST: &str = "count_relations.naptime = '50ms'";
+
+#[test]
+fn a_standby_counts_what_is_replayed_and_keeps_counting_when_promoted() {
+    let primary = Cluster::start(&[FAST]);
+    let standby = primary.start_standby(&[]);
+    let before = standby.next_count("postgres");
+    assert_eq!(before, primary.next_count("postgres"));
+
+    primary.execute("postgres", "CREATE TABLE t (i int PRIMARY KEY)");
+    standby.await_count("postgres", before + 2);
+    primary.execute("postgres", "DROP TABLE t");
+    standby.await_count("postgres", before);
+
+    let worker = standby.worker("postgres");
+    standby.promote();
+    standby.execute("postgres", "CREATE TABLE t (i int)");
+    standby.await_count("postgres", before + 1);
+    assert_eq!(standby.worker("postgres"), worker);
+    assert_eq!(standby.lines_with("worker started").len(), 1);
+}
+
+#[test]
+fn a_query_canceled_by_a_recovery_conflict_costs_a_restart_of_the_worker() {
+    let primary = states::start(BUSY);
+    states::grow_catalog(&primary, DATABASE);
+    let standby = primary.start_standby(&["max_standby_streaming_delay = 0"]);
+    standby.expect("canceling statement due to conflict with recovery");
+    standby.await_line("relations in database \"app\"");
+    let worker = standby.worker(DATABASE);
+    let throttle = Throttle::new(worker, Duration::from_millis(100));
+    let conflict = "canceling statement due to conflict with recovery";
+    let mut client = primary.connect(DATABASE);
+    eventually("a recovery conflict", || {
+        // In transactions of their own: a row that only its own transaction has
+        // seen is in nobody's way.
+        for sql in ["CREATE TABLE t ()", "DROP TABLE t", "VACUUM pg_class"] {
+            client.batch_execute(sql).unwrap();
+        }
+        standby.lines_with(conflict).pop()
+    });
+    drop(throttle);
+    let next = standby.await_nth_line("worker started for database \"app\"", 2);
+    assert_ne!(next.pid, worker);
+    standby.next_count(DATABASE);
+    let lines = standby.lines();
+    let errors = lines.iter().filter(|line| line.level >= Level::Warning);
+    assert_eq!(errors.count(), 1);
+}
+
+#[test]
+fn a_database_dropped_on_the_primary_is_let_go_on_the_standby() {
+    let primary = states::start(states::LONG_NAP);
+    let standby = primary.start_standby(&[]);
+    standby.await_line("relations in database \"app\"");
+    primary.expect("database \"app\" does not exist");
+    standby
+        .expect("database \"app\" does not exist")
+        .expect("terminating connection due to conflict with recovery");
+    primary.execute("postgres", "DROP DATABASE app");
+    standby.await_line("database \"app\" does not exist");
+    primary.execute("postgres", "CREATE DATABASE app");
+    standby.await_next_line("relations in database \"app\"");
+}

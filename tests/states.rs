@@ -1,0 +1,147 @@
+//! The states in which a worker can be met. Several promises hold in all of them.
+
+use crate::cluster::{Cluster, Throttle, eventually};
+use postgres::Client;
+use std::time::Duration;
+
+/// The database that the worker counts in these stories.
+pub const DATABASE: &str = "app";
+
+/// A worker in a known state, and what keeps it there.
+pub struct Met {
+    pub worker: i32,
+    pub hold: Hold,
+}
+
+/// What keeps a worker in its state.
+#[allow(dead_code)] // held, not read
+pub enum Hold {
+    Nothing,
+    /// Stops and continues it all the time.
+    Throttle(Throttle),
+    /// A session with a transaction that holds a lock.
+    Session(Box<Client>),
+}
+
+/// Settings for [`napping`] for an hour.
+pub const LONG_NAP: &[&str] = &[
+    "count_relations.databases = 'app'",
+    "count_relations.naptime = '1h'",
+];
+
+/// Settings for [`napping`] between ticks of a second.
+pub const SHORT_NAP: &[&str] = &["count_relations.databases = 'app'"];
+
+/// Settings for the other states: the query runs at every tick, and ticks often.
+pub const BUSY: &[&str] = &[
+    "count_relations.databases = 'app'",
+    "count_relations.naptime = '50ms'",
+    "count_relations.skip_unchanged = off",
+];
+
+/// A server whose worker has counted the database.
+pub fn start(configuration: &[&str]) -> Cluster {
+    let cluster = Cluster::start(configuration);
+    cluster.await_line("relations in database \"app\"");
+    cluster
+}
+
+pub fn napping(cluster: &Cluster) -> Met {
+    let worker = cluster.worker(DATABASE);
+    let hold = Hold::Nothing;
+    Met { worker, hold }
+}
+
+/// In the middle of counting a catalog of 100,000 relations, which takes a second.
+pub fn counting(cluster: &Cluster) -> Met {
+    grow_catalog(cluster, DATABASE);
+    counting_again(cluster)
+}
+
+/// As [`counting`], which takes many seconds.
+pub fn counting_for_long(cluster: &Cluster) -> Met {
+    grow_catalog(cluster, DATABASE);
+    slowed_down(cluster, SLOW * 5)
+}
+
+/// A pause that makes a count of 100,000 relations take about a second.
+const SLOW: Duration = Duration::from_millis(30);
+
+/// As [`counting`], where the catalog has been grown before.
+pub fn counting_again(cluster: &Cluster) -> Met {
+    slowed_down(cluster, SLOW)
+}
+
+fn slowed_down(cluster: &Cluster, stop: Duration) -> Met {
+    let worker = cluster.worker(DATABASE);
+    let hold = Hold::Throttle(Throttle::new(worker, stop));
+    let mut client = cluster.connect("postgres");
+    let sql = "SELECT 1 FROM pg_stat_activity \
+               WHERE pid = $1 AND state = 'active' AND wait_event IS NULL \
+                 AND now() - query_start > '0.2 s'";
+    eventually("the worker to be counting", || {
+        client.query_opt(sql, &[&worker]).unwrap()
+    });
+    Met { worker, hold }
+}
+
+/// Waiting for a lock on `pg_class` that a third session holds.
+pub fn waiting_for_lock(cluster: &Cluster) -> Met {
+    let worker = cluster.worker(DATABASE);
+    let mut session = cluster.connect(DATABASE);
+    session
+        .batch_execute("BEGIN; LOCK TABLE pg_class IN ACCESS EXCLUSIVE MODE")
+        .unwrap();
+    await_waiter(cluster, "relation");
+    let hold = Hold::Session(Box::new(session));
+    Met { worker, hold }
+}
+
+/// Waiting to connect to a database that a transaction is about to rename.
+pub fn connecting(cluster: &Cluster) -> Met {
+    let mut session = cluster.connect("postgres");
+    session
+        .batch_execute("BEGIN; ALTER DATABASE app RENAME TO renamed")
+        .unwrap();
+    let worker = await_waiter(cluster, "object");
+    let hold = Hold::Session(Box::new(session));
+    Met { worker, hold }
+}
+
+/// Waits until a worker of ours waits for a lock of the kind, and returns its pid.
+fn await_waiter(cluster: &Cluster, locktype: &str) -> i32 {
+    let mut client = cluster.connect("postgres");
+    let sql = "SELECT pid FROM pg_locks WHERE NOT granted AND locktype = $1";
+    eventually("the worker to wait for a lock", || {
+        client.query_opt(sql, &[&locktype]).unwrap()
+    })
+    .get(0)
+}
+
+/// Gives the catalog 100,000 relations more: views, as far as `pg_class` knows.
+pub fn grow_catalog(cluster: &Cluster, database: &str) {
+    let mut client = cluster.connect(database);
+    client
+        .batch_execute("SET allow_system_table_mods = on; SET synchronous_commit = off")
+        .unwrap();
+    let columns: String = client
+        .query_one(
+            "SELECT string_agg(CASE attname \
+               WHEN 'oid' THEN '100000000 + i' \
+               WHEN 'relname' THEN '(''clone_'' || i)::name' \
+               ELSE quote_ident(attname) END, ', ' ORDER BY attnum) \
+             FROM pg_attribute WHERE attrelid = 'pg_class'::regclass AND attnum > 0",
+            &[],
+        )
+        .unwrap()
+        .get(0);
+    for batch in 0..100 {
+        client
+            .batch_execute(&format!(
+                "INSERT INTO pg_class SELECT {columns} FROM pg_class, \
+                 generate_series({batch} * 1000 + 1, {batch} * 1000 + 1000) i \
+                 WHERE oid = 'pg_views'::regclass"
+            ))
+            .unwrap();
+    }
+}

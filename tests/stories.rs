@@ -1,0 +1,26 @@
+//! What count_relations promises, told on real servers, one story a file.
+//!
+//! All stories run in parallel, each on clusters of its own; `cluster` has what
+//! they are told with. A story fails also if the server's log has a line at
+//! WARNING or above that it does not name with `expect`.
+
+mod cluster;
+
+mod all_databases;
+mod churn;
+mod coming_back;
+mod counting;
+mod exporter;
+mod faults;
+mod introducing;
+mod leaving;
+mod log_lines;
+mod making_way;
+mod memory;
+mod preloading;
+mod settings;
+mod standby;
+mod states;
+mod taking_nothing;
+mod tricks;
+mod view;

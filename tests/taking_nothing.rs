@@ -1,0 +1,139 @@
+//! The worker takes no more of the server than its count needs.
+
+use crate::cluster::{Cluster, eventually};
+use crate::states::{self, BUSY, DATABASE};
+use std::fs;
+
+#[test]
+fn no_parallel_workers_and_no_jit_whatever_the_settings() {
+    // Renamed in PostgreSQL 16.
+    let forced = match crate::cluster::major_version() {
+        15 => "force_parallel_mode = on",
+        _ => "debug_parallel_query = on",
+    };
+    let cluster = states::start(
+        &[
+            BUSY,
+            &[
+                forced,
+                "min_parallel_table_scan_size = 0",
+                "min_parallel_index_scan_size = 0",
+                "parallel_setup_cost = 0",
+                "parallel_tuple_cost = 0",
+                "max_parallel_workers_per_gather = 4",
+                "jit = on",
+                "jit_above_cost = 0",
+                "log_min_messages = debug1",
+            ],
+        ]
+        .concat(),
+    );
+    states::grow_catalog(&cluster, DATABASE);
+    let worker = cluster.worker(DATABASE);
+    for _ in 0..5 {
+        assert!(cluster.next_count(DATABASE) > 100_000);
+    }
+    // Every start of a parallel worker is logged, with its leader's pid.
+    let helpers = format!("parallel worker for PID {worker}");
+    assert!(cluster.lines_with(&helpers).is_empty());
+    let libraries = fs::read_to_string(format!("/proc/{worker}/maps")).unwrap();
+    assert!(!libraries.contains("llvmjit"), "{libraries}");
+
+    // The same query of a client's does get helpers, so the settings are right.
+    let mut client = cluster.connect(DATABASE);
+    client
+        .batch_execute("SELECT count(*) FROM pg_class")
+        .unwrap();
+    cluster.await_line("parallel worker for PID");
+}
+
+#[test]
+fn nothing_is_held_between_ticks() {
+    let cluster = states::start(&[
+        "count_relations.databases = 'app'",
+        "count_relations.naptime = '1h'",
+    ]);
+    let worker = cluster.worker(DATABASE);
+    let mut client = cluster.connect(DATABASE);
+    let held: i64 = client
+        .query_one(
+            "SELECT (SELECT count(*) FROM pg_locks WHERE pid = $1) + \
+                    (SELECT count(*) FROM pg_stat_activity WHERE pid = $1 AND \
+                     (xact_start IS NOT NULL OR backend_xmin IS NOT NULL \
+                      OR backend_xid IS NOT NULL OR state <> 'idle'))",
+            &[&worker],
+        )
+        .unwrap()
+        .get(0);
+    assert_eq!(held, 0);
+
+    client
+        .batch_execute(
+            "CREATE TABLE churned AS SELECT generate_series(1, 10000) i; DELETE FROM churned",
+        )
+        .unwrap();
+    client.batch_execute("VACUUM churned").unwrap();
+    let size: i64 = client
+        .query_one("SELECT pg_relation_size('churned')", &[])
+        .unwrap()
+        .get(0);
+    assert_eq!(size, 0, "vacuum removed every dead row");
+}
+
+/// The number that follows `text` in a message.
+fn milliseconds(message: &str, text: &str) -> f64 {
+    let (_, rest) = message.split_once(text).unwrap();
+    rest.split(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_slow_count_is_followed_by_nine_times_its_duration_of_rest() {
+    let cluster = states::start(&[BUSY, &["log_min_messages = debug1"]].concat());
+    let met = states::counting(&cluster);
+    let rests = "worker for database \"app\" rests for ";
+    let line = cluster.await_next_line(rests);
+    drop(met.hold);
+    let rest = milliseconds(&line.message, "rests for ");
+    let count = milliseconds(&line.message, "took ");
+    assert!(count > 100.0 && rest >= 9.0 * count, "{}", line.message);
+    let next = eventually("the next count", || {
+        let counts = cluster.counts(DATABASE);
+        counts.into_iter().find(|count| count.time > line.time)
+    });
+    let pause = (next.time - line.time) * 1000.0;
+    assert!(pause >= rest, "{pause} ms instead of {rest} ms");
+}
+
+#[test]
+fn a_wait_for_a_lock_is_not_followed_by_a_rest() {
+    let cluster = states::start(&[BUSY, &["log_min_messages = debug1"]].concat());
+    let met = states::waiting_for_lock(&cluster);
+    cluster.execute("postgres", "SELECT pg_sleep(2)");
+    drop(met);
+    cluster.next_count(DATABASE);
+    let rests = cluster.lines_with("rests for");
+    let waited = |message: &str| milliseconds(message, "took ") >= 2_000.0;
+    assert!(!rests.iter().any(|line| waited(&line.message)), "{rests:?}");
+}
+
+#[test]
+fn an_unprivileged_role_suffices() {
+    let cluster = Cluster::start(&[]);
+    cluster.execute(
+        "postgres",
+        "CREATE ROLE watcher LOGIN; \
+         REVOKE ALL ON DATABASE app FROM PUBLIC; \
+         GRANT CONNECT ON DATABASE app TO watcher",
+    );
+    cluster.stop(nix::sys::signal::Signal::SIGINT);
+    cluster.configure(&[
+        "count_relations.databases = 'app'",
+        "count_relations.role = 'watcher'",
+        "count_relations.naptime = '50ms'",
+    ]);
+    cluster.start_server();
+    let before = cluster.next_count(DATABASE);
+    cluster.execute(DATABASE, "CREATE TABLE t (i int)");
+    assert_eq!(cluster.next_count(DATABASE), before + 1);
+    cluster.await_line("as role \"watcher\"");
+}
