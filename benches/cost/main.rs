@@ -1,0 +1,370 @@
+//! What counting costs, measured against two workers written in C that live in
+//! the same server at the same time: `empty_worker`, which only wakes, writes a
+//! line and sleeps again, and `plain_worker`, which runs the query at every tick.
+//!
+//! `make bench` runs this, and finds the results in benches/RESULTS.md.
+
+#[allow(dead_code, unused_imports)] // The stories need more of it.
+#[path = "../../tests/cluster/mod.rs"]
+mod cluster;
+mod processes;
+mod report;
+
+use cluster::{Cluster, Line, eventually, is_gone, send};
+use nix::sys::signal::Signal;
+use report::{Cost, Report, Times};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{scope, sleep};
+use std::time::{Duration, Instant};
+
+/// Of all three workers.
+const NAPTIME: Duration = Duration::from_millis(100);
+
+/// The first is about what a new database has.
+const CATALOG_SIZES: &[u32] = &[400, 10_000, 100_000];
+const LARGE_CATALOG_SIZE: u32 = 1_000_000;
+
+/// A cost is the median of what it was in as many windows of time.
+const WINDOW: Duration = Duration::from_secs(2);
+const WINDOWS: usize = 5;
+/// For the cost that is the closest to its limit.
+const WINDOWS_WHEN_IDLE: usize = 20;
+
+fn main() {
+    let large = std::env::var("BENCH_LARGE").is_ok_and(|value| value == "1");
+    let mut sizes = CATALOG_SIZES.to_vec();
+    sizes.extend(large.then_some(LARGE_CATALOG_SIZE));
+
+    let cluster = init(&[]);
+    let mut report = Report {
+        naptime: NAPTIME,
+        first_counts: measure_first_counts(&cluster),
+        ..Report::default()
+    };
+    cluster.start_server();
+    (report.server, report.date) = server_version_and_date(&cluster);
+    for relations in sizes {
+        grow_catalog(&cluster, relations);
+        for (load, skip_unchanged) in [
+            (Load::Idle, true),
+            (Load::OneDdlASecond, true),
+            (Load::OneDdlATick, true),
+            (Load::Idle, false),
+            (Load::OneDdlASecond, false),
+        ] {
+            report
+                .costs
+                .push(measure_cost(&cluster, relations, load, skip_unchanged));
+        }
+    }
+    drop(cluster);
+    report.departures = measure_departures();
+    report.publish();
+}
+
+fn say(what: &str) {
+    eprintln!("--- {what}");
+}
+
+// --- The server and its workers ---
+
+const OURS: &str = "count relations";
+const EMPTY: &str = "empty_worker";
+const PLAIN: &str = "plain_worker";
+
+/// A server, not started, with all three libraries from the directory that
+/// scripts/bench.sh has built them into.
+fn init(configuration: &[&str]) -> Cluster {
+    let libraries = std::env::var("BENCH_LIBRARIES").expect("scripts/bench.sh runs this");
+    let cluster = Cluster::init_without_library(&[
+        &format!("dynamic_library_path = '{libraries}:$libdir'"),
+        "shared_preload_libraries = 'count_relations, empty_worker, plain_worker'",
+        "shared_buffers = 1GB",
+        "max_wal_size = 4GB",
+        "max_worker_processes = 60",
+    ]);
+    cluster.configure(configuration);
+    cluster.expect("terminating background worker");
+    cluster
+}
+
+fn server_version_and_date(cluster: &Cluster) -> (String, String) {
+    let row = cluster
+        .connect("postgres")
+        .query_one(
+            "SELECT current_setting('server_version'), current_date::text",
+            &[],
+        )
+        .unwrap();
+    (row.get(0), row.get(1))
+}
+
+/// The pids of the workers of a type, as soon as there are as many.
+fn workers(cluster: &Cluster, backend_type: &str, count: usize) -> Vec<i32> {
+    let mut client = cluster.connect("postgres");
+    let query = "SELECT pid FROM pg_stat_activity WHERE backend_type = $1";
+    eventually("the workers", || {
+        let rows = client.query(query, &[&backend_type]).unwrap();
+        (rows.len() == count).then(|| rows.iter().map(|row| row.get(0)).collect())
+    })
+}
+
+/// All three workers begin the line of a tick with the same word.
+fn is_tick_of(pid: i32, line: &Line) -> bool {
+    line.pid == pid && line.message.starts_with("Currently")
+}
+
+fn set_naptime(cluster: &Cluster, naptime: Duration) {
+    for library in ["count_relations", "empty_worker", "plain_worker"] {
+        cluster.configure(&[&format!("{library}.naptime = {}", naptime.as_millis())]);
+    }
+    cluster.reload();
+}
+
+/// Makes the catalog one of a database with this many relations, by cloning the
+/// row of a view; a thousand at a time, as a transaction searches the list of what
+/// it has yet to announce for every row.
+fn grow_catalog(cluster: &Cluster, relations: u32) {
+    const AT_A_TIME: u32 = 1_000;
+    const FIRST_OID: u32 = 1_000_000_000;
+    say(&format!("Growing the catalog to {relations} relations"));
+    set_naptime(cluster, Duration::from_secs(3_600));
+    let mut client = cluster.connect("postgres");
+    let present: i64 = client
+        .query_one("SELECT count(*) FROM pg_class", &[])
+        .unwrap()
+        .get(0);
+    client
+        .batch_execute("SET allow_system_table_mods = on")
+        .unwrap();
+    for first in (present as u32..relations).step_by(AT_A_TIME as usize) {
+        let (first, end) = (FIRST_OID + first, FIRST_OID + relations);
+        let last = end.min(first + AT_A_TIME) - 1;
+        client
+            .batch_execute(&format!(
+                "INSERT INTO pg_class SELECT clone.* \
+                 FROM pg_class AS original, generate_series({first}, {last}) AS n, \
+                     jsonb_populate_record(original, jsonb_build_object( \
+                         'oid', n, 'relname', 'clone_' || n, 'reltype', 0)) AS clone \
+                 WHERE original.oid = 'pg_views'::regclass"
+            ))
+            .unwrap();
+    }
+    client.batch_execute("VACUUM ANALYZE pg_class").unwrap();
+    client.batch_execute("CHECKPOINT").unwrap();
+    set_naptime(cluster, NAPTIME);
+}
+
+// --- What a tick costs ---
+
+#[derive(Clone, Copy, PartialEq)]
+enum Load {
+    Idle,
+    OneDdlASecond,
+    /// What the former is at the default naptime of a second.
+    OneDdlATick,
+}
+
+impl Load {
+    fn name(self) -> &'static str {
+        match self {
+            Load::Idle => "idle",
+            Load::OneDdlASecond => "one DDL a second",
+            Load::OneDdlATick => "one DDL a tick",
+        }
+    }
+
+    fn period(self) -> Option<Duration> {
+        match self {
+            Load::Idle => None,
+            Load::OneDdlASecond => Some(Duration::from_secs(1)),
+            Load::OneDdlATick => Some(NAPTIME),
+        }
+    }
+}
+
+fn measure_cost(cluster: &Cluster, relations: u32, load: Load, skip_unchanged: bool) -> Cost {
+    let skip = if skip_unchanged { "on" } else { "off" };
+    say(&format!(
+        "{relations} relations, {}, skip_unchanged {skip}",
+        load.name()
+    ));
+    cluster.configure(&[&format!("count_relations.skip_unchanged = {skip}")]);
+    cluster.reload();
+    let [ours, empty, plain] = [OURS, EMPTY, PLAIN].map(|name| workers(cluster, name, 1)[0]);
+    let windows = match load {
+        Load::Idle if skip_unchanged => WINDOWS_WHEN_IDLE,
+        _ => WINDOWS,
+    };
+    let (mut to_empty, mut to_plain) = (Vec::new(), Vec::new());
+    with_load(cluster, load, || {
+        sleep(Duration::from_secs(1));
+        for _ in 0..windows {
+            stagger([ours, empty, plain]);
+            let before = Usage::of(cluster, [ours, empty, plain]);
+            sleep(WINDOW);
+            let after = Usage::of(cluster, [ours, empty, plain]);
+            let [ours, empty, plain] = after.per_tick_since(&before);
+            eprintln!(
+                "    × empty_worker {:.3}, × plain_worker {:.4}",
+                ours / empty,
+                ours / plain
+            );
+            to_empty.push(ours / empty);
+            to_plain.push(ours / plain);
+        }
+    });
+    Cost {
+        relations,
+        load,
+        skip_unchanged,
+        to_empty: median(to_empty),
+        to_plain: median(to_plain),
+        memory_to_plain: processes::private_memory(ours) as f64
+            / processes::private_memory(plain) as f64,
+    }
+}
+
+/// Spreads the ticks evenly. A worker that wakes alone finds the processor's caches
+/// cold, as it would in a server of its own; of those that wake together, only the
+/// first does.
+fn stagger([ours, others @ ..]: [i32; 3]) {
+    let before = processes::cpu_time(ours);
+    eventually("a tick", || {
+        (processes::cpu_time(ours) > before).then_some(())
+    });
+    for other in others {
+        sleep(NAPTIME / 3);
+        // Wakes it, and its next naptime starts then.
+        send(other, Signal::SIGHUP);
+    }
+    sleep(NAPTIME / 6);
+}
+
+/// What our worker, empty_worker and plain_worker have used so far.
+struct Usage {
+    cpu: [Duration; 3],
+    ticks: [usize; 3],
+}
+
+impl Usage {
+    fn of(cluster: &Cluster, pids: [i32; 3]) -> Usage {
+        let mut cpu = pids.map(processes::cpu_time);
+        // plain_worker's parallel helpers are children of the postmaster, and no
+        // others end meanwhile.
+        cpu[2] += processes::cpu_time_of_ended_children(cluster.postmaster());
+        let lines = cluster.lines();
+        let ticks = pids.map(|pid| lines.iter().filter(|line| is_tick_of(pid, line)).count());
+        Usage { cpu, ticks }
+    }
+
+    fn per_tick_since(&self, before: &Usage) -> [f64; 3] {
+        [0, 1, 2].map(|i| {
+            let cpu = self.cpu[i] - before.cpu[i];
+            cpu.as_secs_f64() / (self.ticks[i] - before.ticks[i]) as f64
+        })
+    }
+}
+
+/// Runs `measure` while a session creates and drops a table in turn.
+fn with_load(cluster: &Cluster, load: Load, measure: impl FnOnce()) {
+    let Some(period) = load.period() else {
+        return measure();
+    };
+    let mut client = cluster.connect("postgres");
+    let done = AtomicBool::new(false);
+    scope(|scope| {
+        scope.spawn(|| {
+            let mut due = Instant::now();
+            while !done.load(Ordering::Relaxed) {
+                for ddl in ["CREATE TABLE load ()", "DROP TABLE load"] {
+                    client.batch_execute(ddl).unwrap();
+                    due += period;
+                    sleep(due.saturating_duration_since(Instant::now()));
+                }
+            }
+        });
+        measure();
+        done.store(true, Ordering::Relaxed);
+    });
+}
+
+// --- Coming and going ---
+
+/// From the server's saying that it is ready to the first count of our worker, and
+/// of plain_worker, in a new database.
+fn measure_first_counts(cluster: &Cluster) -> [Times; 2] {
+    const STARTS: usize = 20;
+    say("First counts");
+    let mut times = [Times::default(), Times::default()];
+    for start in 0..STARTS {
+        // They start in the order of registration or the reverse, one by one.
+        let libraries = [
+            "count_relations, plain_worker",
+            "plain_worker, count_relations",
+        ];
+        cluster.configure(&[&format!(
+            "shared_preload_libraries = 'empty_worker, {}'",
+            libraries[start % 2]
+        )]);
+        cluster.start_server();
+        let ready = cluster.lines_with("database system is ready to accept");
+        let ready = ready.last().unwrap().time;
+        for (times, name) in times.iter_mut().zip([OURS, PLAIN]) {
+            let pid = workers(cluster, name, 1)[0];
+            let first = eventually("the first count", || {
+                let lines = cluster.lines();
+                lines.into_iter().find(|line| is_tick_of(pid, line))
+            });
+            times.push(first.time - ready);
+        }
+        cluster.stop(Signal::SIGINT);
+    }
+    times
+}
+
+/// From SIGTERM until our worker, and plain_worker, is gone.
+fn measure_departures() -> [Times; 2] {
+    const WORKERS: usize = 20;
+    const ROUNDS: usize = 5;
+    say("Departures");
+    let databases: Vec<String> = (1..=WORKERS).map(|n| format!("database_{n}")).collect();
+    let cluster = init(&[
+        &format!("count_relations.databases = '{}'", databases.join(", ")),
+        &format!("plain_worker.workers = {WORKERS}"),
+    ]);
+    // Until the databases exist.
+    cluster.expect("does not exist");
+    cluster.start_server();
+    for database in &databases {
+        cluster.execute("postgres", &format!("CREATE DATABASE {database}"));
+    }
+    let mut times = [Times::default(), Times::default()];
+    for _ in 0..ROUNDS {
+        let [ours, plain] = [OURS, PLAIN].map(|name| workers(&cluster, name, WORKERS));
+        sleep(Duration::from_millis(500));
+        for (ours, plain) in ours.into_iter().zip(plain) {
+            times[0].push(time_to_leave(ours));
+            times[1].push(time_to_leave(plain));
+        }
+    }
+    times
+}
+
+fn time_to_leave(pid: i32) -> f64 {
+    let start = Instant::now();
+    send(pid, Signal::SIGTERM);
+    while !is_gone(pid) {
+        sleep(Duration::from_micros(50));
+    }
+    start.elapsed().as_secs_f64()
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() % 2 {
+        0 => (values[middle - 1] + values[middle]) / 2.0,
+        _ => values[middle],
+    }
+}

@@ -1,0 +1,41 @@
+//! What the kernel knows of the server's processes (`man 5 proc`).
+
+use std::fs;
+use std::time::Duration;
+
+/// The time that the process has spent on processors so far.
+pub fn cpu_time(pid: i32) -> Duration {
+    let schedstat = read(pid, "schedstat");
+    Duration::from_nanos(number(schedstat.split(' ').next()))
+}
+
+/// The same of all its children that have ended, to 10 ms.
+pub fn cpu_time_of_ended_children(pid: i32) -> Duration {
+    const CUTIME: usize = 16;
+    const FIRST_AFTER_NAME: usize = 3;
+    let stat = read(pid, "stat");
+    let (_, after_name) = stat.rsplit_once(") ").unwrap();
+    let mut fields = after_name.split(' ').skip(CUTIME - FIRST_AFTER_NAME);
+    let (user, system) = (number(fields.next()), number(fields.next()));
+    // In units of 1/USER_HZ s, which is 100 wherever PostgreSQL runs on Linux.
+    Duration::from_millis((user + system) * 10)
+}
+
+/// The memory that the process has to itself, in KiB.
+pub fn private_memory(pid: i32) -> u64 {
+    let rollup = read(pid, "smaps_rollup");
+    let value = |name: &str| {
+        let line = rollup.lines().find_map(|line| line.strip_prefix(name));
+        number(line.unwrap().split_whitespace().next())
+    };
+    value("Private_Clean:") + value("Private_Dirty:")
+}
+
+fn read(pid: i32, file: &str) -> String {
+    let path = format!("/proc/{pid}/{file}");
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("could not read {path}: {error}"))
+}
+
+fn number(field: Option<&str>) -> u64 {
+    field.unwrap().trim().parse().unwrap()
+}
