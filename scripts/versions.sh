@@ -40,44 +40,55 @@ from_wheel() { # DIRECTORY IN THE WHEEL
 
 # --- PostgreSQL with assertions, from Debian's sources ---
 
-# An apt of our own beside the system's: same mirrors, other suites.
-apt=(-o "Dir::Etc::sourcelist=$work/sources.list" -o Dir::Etc::sourceparts=-
-    -o "Dir::State::lists=$work/lists" -o "Dir::Cache=$work/cache")
+# What we build as long as a mirror has it, so that all of us test on the same.
+declare -A release=(
+    [17]='17.11 dd27f2b3c59e73ed14aa3324901242bf69a032a6347805f274e6260322d42979'
+    [18]='18.6 555610c24d53e4316da5b7d3fc25c279d96856d5e0e23ee308c328c5fa881d9f'
+)
 
-find_sources() {
-    [[ ! -e $work/sources.list ]] || return 0
-    say "Reading the package lists of Debian's sources"
-    local mirrors release uri suite suites keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-    debian_mirrors() {
-        # shellcheck disable=SC2016 # apt expands these
-        apt-get indextargets --format '$(ORIGIN) $(RELEASE) $(REPO_URI)' 'Created-By: Packages' |
-            sed -n 's/^Debian //p'
-    }
+debian_mirrors() {
+    # shellcheck disable=SC2016 # apt expands these
+    apt-get indextargets --format '$(ORIGIN) $(RELEASE) $(REPO_URI)' 'Created-By: Packages' |
+        sed -nE 's/^Debian [^ -]+ //p' | sort -u # not those of -security and the like
+}
+
+find_mirrors() {
     mirrors=$(debian_mirrors)
     if [[ -z $mirrors ]]; then # apt does not know an origin before its first update
         sudo_if_needed apt-get -q update </dev/null >&2
         mirrors=$(debian_mirrors)
     fi
-    while read -r release uri; do
-        case $release in
-            *-security) suites='trixie-security' ;;
-            *-*) continue ;; # -updates and the like
-            *) suites='trixie sid' ;;
-        esac
-        for suite in $suites; do
-            echo "deb-src [signed-by=$keyring] $uri $suite main"
-        done
-    done <<<"$mirrors" | sort -u >"$work/sources.list"
-    [[ -s $work/sources.list ]] || die "apt's configuration names no Debian mirror"
-    mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
-    chmod a+x "$work" # for apt, which reads as a user of its own
-    # What a suite lacks matters only if no other has it.
-    apt-get "${apt[@]}" update &>"$work/log" || grep '^E:' "$work/log" >&2
+    [[ -n $mirrors ]] || die "apt's configuration names no Debian mirror"
 }
 
-download() { # SOURCE PACKAGE: leaves the path in $tarball
-    local version
-    find_sources
+download() { # MAJOR VERSION: leaves the path in $tarball
+    local package=postgresql-$1 version checksum mirror
+    find_mirrors
+    read -r version checksum <<<"${release[$1]}"
+    tarball=$work/${package}_$version.orig.tar.bz2
+    say "Downloading $package $version"
+    for mirror in $mirrors; do
+        /usr/lib/apt/apt-helper download-file "${mirror%/}/pool/main/p/$package/${tarball##*/}" \
+            "$tarball" "SHA256:$checksum" &>"$work/log" && return
+        say "Not there: $(grep -m 1 '^E:' "$work/log")"
+    done
+    download_newest "$package"
+}
+
+download_newest() { # SOURCE PACKAGE: leaves the path in $tarball
+    local mirror suite version keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+    # An apt of our own beside the system's: same mirrors, other suites.
+    local apt=(-o "Dir::Etc::sourcelist=$work/sources.list" -o Dir::Etc::sourceparts=-
+        -o "Dir::State::lists=$work/lists" -o "Dir::Cache=$work/cache")
+    mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
+    chmod a+x "$work" # for apt, which reads as a user of its own
+    for mirror in $mirrors; do
+        for suite in trixie sid; do
+            echo "deb-src [signed-by=$keyring] $mirror $suite main"
+        done
+    done >"$work/sources.list"
+    # What a suite lacks matters only if no other has it.
+    apt-get "${apt[@]}" update &>"$work/log" || grep '^E:' "$work/log" >&2
     # A list can name files that its mirror does not have (any more, or yet).
     for version in $(apt-cache "${apt[@]}" showsrc --only-source "$1" | sed -n 's/^Version: //p' | sort -Vru); do
         say "Downloading $1 $version"
@@ -95,7 +106,7 @@ with_assertions() { # MAJOR VERSION
         if ! { command -v make && command -v bison && command -v flex && command -v bzip2 && perl -MOpcode -e 1; } &>/dev/null; then
             apt_install gcc libc6-dev make bison flex bzip2 perl
         fi
-        download "postgresql-$1"
+        download "$1"
         say "Building PostgreSQL $1 with assertions (a few minutes)"
         (
             mkdir "$work/$1" && cd "$work/$1"

@@ -76,9 +76,10 @@ fn slowed_down(cluster: &Cluster, stop: Duration) -> Met {
     let worker = cluster.worker(DATABASE);
     let hold = Hold::Throttle(Throttle::new(worker, stop));
     let mut client = cluster.connect("postgres");
+    // Not one that is about to end.
     let sql = "SELECT 1 FROM pg_stat_activity \
                WHERE pid = $1 AND state = 'active' AND wait_event IS NULL \
-                 AND now() - query_start > '0.2 s'";
+                 AND clock_timestamp() - query_start BETWEEN '0.2 s' AND '0.6 s'";
     eventually("the worker to be counting", || {
         client.query_opt(sql, &[&worker]).unwrap()
     });
