@@ -33,8 +33,8 @@
 //! - *In-place updates* of `pg_class` rows (vacuum's `relpages` and the like) are
 //!   announced too, but make and remove no rows: a needless query at most.
 //! - *`VACUUM FULL pg_class`* and *REINDEX* of its indexes move the rows to a new
-//!   file. The plan holds no file; the lock on `pg_class`, taken before the
-//!   snapshot, brings the announcement of the new one.
+//!   file. The plan holds no file; the locks on `pg_class` and its indexes, taken
+//!   before the snapshot, bring the announcement of the new one.
 //! - *Direct changes* (`allow_system_table_mods`) go through `heap_insert()` and
 //!   `heap_delete()` as all others do, which is where `CacheInvalidateHeapTuple()`
 //!   is called.
@@ -66,8 +66,8 @@ pub struct Counter {
 /// What a tick found out.
 pub struct Tally {
     pub relations: i64,
-    /// How long the query took, without the wait for the lock on `pg_class`;
-    /// `None` if it did not have to run.
+    /// How long the query took, without the wait for its locks; `None` if it did
+    /// not have to run.
     pub counted_in: Option<Duration>,
 }
 

@@ -105,15 +105,40 @@ fn a_slow_count_is_followed_by_nine_times_its_duration_of_rest() {
 }
 
 #[test]
-fn a_wait_for_a_lock_is_not_followed_by_a_rest() {
-    let cluster = states::start(&[BUSY, &["log_min_messages = debug1"]].concat());
-    let met = states::waiting_for_lock(&cluster);
-    cluster.execute("postgres", "SELECT pg_sleep(2)");
-    drop(met);
-    cluster.next_count(DATABASE);
-    let rests = cluster.lines_with("rests for");
-    let waited = |message: &str| milliseconds(message, "took ") >= 2_000.0;
-    assert!(!rests.iter().any(|line| waited(&line.message)), "{rests:?}");
+fn a_wait_for_a_lock_holds_no_snapshot_and_is_not_followed_by_a_rest() {
+    for lock in [
+        "LOCK TABLE pg_class IN ACCESS EXCLUSIVE MODE",
+        "REINDEX TABLE pg_class", // locks the indexes, and lets the table be read
+    ] {
+        let settings = ["log_min_messages = debug1", "enable_seqscan = off"];
+        let cluster = states::start(&[BUSY, &settings].concat());
+        let mut holder = cluster.connect(DATABASE);
+        holder.batch_execute(&format!("BEGIN; {lock}")).unwrap();
+        let mut client = cluster.connect("postgres");
+        let sql = "SELECT backend_xmin IS NULL FROM pg_stat_activity \
+                   WHERE pid = $1 AND wait_event_type = 'Lock' \
+                     AND clock_timestamp() - query_start > '2 s'";
+        let worker = cluster.worker(DATABASE);
+        let waiting = eventually("two seconds of waiting", || {
+            client.query_opt(sql, &[&worker]).unwrap()
+        });
+        assert!(waiting.get::<_, bool>(0), "{lock}");
+        holder.batch_execute("COMMIT").unwrap();
+        cluster.next_count(DATABASE);
+        let rests = cluster.lines_with("rests for");
+        let waited = |message: &str| milliseconds(message, "took ") >= 2_000.0;
+        assert!(!rests.iter().any(|line| waited(&line.message)), "{rests:?}");
+    }
+}
+
+#[test]
+fn no_index_of_pg_class_is_unknown() {
+    let cluster = Cluster::start(&[]);
+    let sql = "SELECT array_agg(indexrelid ORDER BY indexrelid) FROM pg_index \
+               WHERE indrelid = 'pg_class'::regclass";
+    let row = cluster.connect(DATABASE).query_one(sql, &[]).unwrap();
+    // Those that src/server/relation_lock.rs locks.
+    assert_eq!(row.get::<_, Vec<u32>>(0), [2662, 2663, 3455]);
 }
 
 #[test]

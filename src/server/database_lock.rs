@@ -27,7 +27,7 @@ pub fn wanted() -> bool {
 pub fn wanted_by_others(database: u32) -> bool {
     let mode = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
     // SAFETY: the tag is made as SET_LOCKTAG_OBJECT() in storage/lock.h makes it for
-    // a shared object, and outlives both calls. A session lock needs no transaction;
+    // a shared object, and outlives the calls. A session lock needs no transaction;
     // with dontWait it is refused instead of waited for, also behind somebody who
     // waits for a conflicting lock, and what is acquired is released at once.
     unsafe {
@@ -39,6 +39,11 @@ pub fn wanted_by_others(database: u32) -> bool {
             locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
             locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
         };
+        // Counts the holders as well as those who wait: nearly always there are none,
+        // and asking is cheaper than having the lock table remember a lock of ours.
+        if pg_sys::LockWaiterCount(&database) == 0 {
+            return false;
+        }
         let (session_lock, dont_wait) = (true, true);
         match pg_sys::LockAcquire(&database, mode, session_lock, dont_wait) {
             pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL => true,
