@@ -4,10 +4,10 @@
 //! # Why an unchanged count need not be taken again
 //!
 //! Nearly always nothing has changed since the last tick, and the server tells us
-//! so for free: every change of `pg_class` is announced to every process (see
-//! [`crate::server::invalidation`]), and starting a transaction receives what was
-//! announced. If nothing was, the last count still holds. That no change can be
-//! missed rests on two orders.
+//! so for next to nothing: every change of `pg_class` is announced to every process
+//! (see [`crate::server::invalidation`]), and a tick begins by receiving what was
+//! announced. If nothing was, the last count still holds, and the tick does not even
+//! open a transaction. That no change can be missed rests on two orders.
 //!
 //! **Visible first, announced second.** `CommitTransaction()` makes a transaction's
 //! changes visible to new snapshots (`ProcArrayEndTransaction()`) before it sends
@@ -85,13 +85,14 @@ impl Counter {
     ///
     /// Raises an ERROR if the server does, among others when the query is canceled.
     pub fn tick(&mut self, skip_unchanged: bool) -> Tally {
-        transaction(|| match self.last {
+        invalidation::receive();
+        match self.last {
             Some(relations) if skip_unchanged && !invalidation::pg_class_changed() => Tally {
                 relations,
                 counted_in: None,
             },
-            _ => self.count(),
-        })
+            _ => transaction(|| self.count()),
+        }
     }
 
     fn count(&mut self) -> Tally {

@@ -5,7 +5,8 @@
 //! Whoever changes a row of `pg_class` sends such a message for the cache that is
 //! keyed by the relation's oid, RELOID. A callback registered for that cache is
 //! therefore called for every change, in the middle of whatever made the process
-//! look into the queue: starting a transaction, or taking a lock on a relation.
+//! look into the queue: starting a transaction, taking a lock on a relation, or
+//! [`receive`].
 
 use pgrx::pg_sys;
 use std::ffi::c_int;
@@ -36,9 +37,22 @@ unsafe extern "C-unwind" fn on_pg_class_change(_: pg_sys::Datum, _cache: c_int, 
     PG_CLASS_CHANGED.store(true, Ordering::Relaxed);
 }
 
-/// Whether a change of `pg_class` has been announced since the last call of
-/// [`forget_pg_class_changes`]. What was announced to the process before its
-/// current transaction began is known here.
+/// Receives what has been announced to the process by now.
+///
+/// Starting a transaction would do so as well, and cost several times as much. The
+/// server's own worker for logical replication does as we do, between transactions
+/// (`LogicalRepApplyLoop()` in `replication/logical/worker.c`).
+pub fn receive() {
+    // SAFETY: outside a transaction too, where entries that can't be rebuilt without
+    // one are marked and left for later (`RelationClearRelation()` and others in
+    // utils/cache/relcache.c). ProcessCatchupInterrupt() in storage/ipc/sinval.c
+    // only doubts that an error half-way would be cleaned up after; to us, an error
+    // is the end of the process.
+    unsafe { pg_sys::AcceptInvalidationMessages() };
+}
+
+/// Whether a change of `pg_class` has been received since the last call of
+/// [`forget_pg_class_changes`].
 pub fn pg_class_changed() -> bool {
     PG_CLASS_CHANGED.load(Ordering::Relaxed)
 }
