@@ -6,8 +6,9 @@
 //! that a launcher that was started again takes over the workers it finds.
 
 use crate::registry;
+use crate::server::activity::Statistics;
 use crate::server::database_list::{Database, connectable_databases};
-use crate::server::{activity, database_lock, nap, session, signals};
+use crate::server::{database_lock, nap, session, signals};
 use crate::settings;
 use crate::worker::{self, RESTART_INTERVAL};
 use pgrx::PgSqlErrorCode;
@@ -45,12 +46,13 @@ pub extern "C-unwind" fn count_relations_launcher_main(_argument: pg_sys::Datum)
     // The bootstrap superuser may connect without being asked for by its oid.
     let role = settings::role().map_or(0, |_| session.role_oid);
     let mut launcher = Launcher::new(role);
+    let mut statistics = Statistics::default();
     while !signals::terminated() {
         if signals::take_reload_request() {
             settings::reload();
         }
         launcher.look_after(&connectable_databases());
-        activity::report_statistics();
+        statistics.report(true, Instant::now());
         nap::nap(settings::naptime().min(LONGEST_NAP));
     }
     session::leave(format_args!(

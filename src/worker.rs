@@ -8,8 +8,9 @@ use crate::cadence::Cadence;
 use crate::counter::Counter;
 use crate::registry::Entry;
 use crate::report::Report;
+use crate::server::activity::Statistics;
 use crate::server::session::{self, Session};
-use crate::server::{activity, database_lock, nap, signals};
+use crate::server::{database_lock, nap, signals};
 use crate::settings;
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime, DynamicBackgroundWorker};
 use pgrx::prelude::*;
@@ -127,6 +128,7 @@ fn run(session: &Session) -> &'static str {
     let mut counter = Counter::new();
     let mut report = Report::new(database);
     let mut cadence = Cadence::new(Instant::now(), settings::naptime());
+    let mut statistics = Statistics::default();
     loop {
         if signals::terminated() {
             return "leaving due to SIGTERM";
@@ -138,18 +140,21 @@ fn run(session: &Session) -> &'static str {
         if database_lock::wanted() {
             return "making way for a command that needs the database to itself";
         }
+        let mut counted = false;
         if cadence.is_due(Instant::now()) {
             let tally = counter.tick(settings::skip_unchanged());
             entry.observe(&tally);
             report.count(tally.relations);
-            let now = Instant::now();
+            counted = tally.counted_in.is_some();
             let duration = tally.counted_in.unwrap_or_default();
             let rest = duration * REST_FACTOR;
+            let now = Instant::now();
             if cadence.advance(now, now + rest) > 0 {
                 report.rest(rest, duration);
             }
         }
-        activity::report_statistics();
-        nap::nap(cadence.time_left(Instant::now()).min(MAKE_WAY_INTERVAL));
+        let now = Instant::now();
+        statistics.report(counted, now);
+        nap::nap(cadence.time_left(now).min(MAKE_WAY_INTERVAL));
     }
 }

@@ -4,6 +4,7 @@
 use pgrx::pg_sys;
 use std::ffi::CStr;
 use std::ptr;
+use std::time::{Duration, Instant};
 
 /// Shows the process as active with `query` in `pg_stat_activity`.
 pub fn running(query: &CStr) {
@@ -19,10 +20,26 @@ pub fn idle() {
     unsafe { pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_IDLE, ptr::null()) };
 }
 
-/// Sends what the process has counted of its own table scans and transactions to
-/// `pg_stat_sys_tables` and `pg_stat_database`, unless it did so less than a
-/// second ago (then a later call does). To be called outside transactions only.
-pub fn report_statistics() {
-    // SAFETY: asks only for being outside a transaction, which it asserts.
-    unsafe { pg_sys::pgstat_report_stat(false) };
+/// What the process has counted of its own table scans and transactions, on its way
+/// to `pg_stat_sys_tables` and `pg_stat_database`.
+#[derive(Default)]
+pub struct Statistics {
+    /// When to send what was held back.
+    held_back_until: Option<Instant>,
+}
+
+impl Statistics {
+    /// To be called now and then outside transactions, and after each of them. The
+    /// server holds back what comes less than a second after the last time and says
+    /// when to insist, which client backends do too (PostgresMain() in
+    /// `tcop/postgres.c`).
+    pub fn report(&mut self, transaction_ended: bool, now: Instant) {
+        let overdue = self.held_back_until.is_some_and(|due| now >= due);
+        if transaction_ended || overdue {
+            // SAFETY: asks only for being outside a transaction, which it asserts.
+            let milliseconds = unsafe { pg_sys::pgstat_report_stat(overdue) } as u64;
+            self.held_back_until =
+                (milliseconds > 0).then(|| now + Duration::from_millis(milliseconds));
+        }
+    }
 }

@@ -10,10 +10,14 @@
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use pgrx::{PgLogLevel, pg_sys};
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::cell::Cell;
+use std::ffi::{CStr, c_char, c_int};
+use std::io::Write;
 
-// Not in `pg_sys`: pgrx keeps these for its own `ereport!`.
+// Not in `pg_sys`, which keeps them for pgrx's own `ereport!`, or only with a wrapper
+// that is ready to catch an error, which message_level_is_interesting() never raises.
 unsafe extern "C-unwind" {
+    safe fn message_level_is_interesting(elevel: c_int) -> bool;
     fn errstart(elevel: c_int, domain: *const c_char) -> bool;
     fn errmsg_internal(format: *const c_char, ...) -> c_int;
     fn errfinish(file: *const c_char, line: c_int, function: *const c_char);
@@ -32,16 +36,25 @@ pub fn install() {
 
 impl Log for ServerLog {
     fn enabled(&self, metadata: &Metadata) -> bool {
-        // SAFETY: looks at log_min_messages and nothing else.
-        unsafe { pg_sys::message_level_is_interesting(server_level(metadata.level())) }
+        message_level_is_interesting(server_level(metadata.level()))
     }
 
     fn log(&self, record: &Record) {
         if self.enabled(record.metadata()) {
-            let message = c_string(record.args().to_string());
-            let file = c_string(record.file().unwrap_or_default().to_owned());
-            let line = record.line().unwrap_or_default() as c_int;
-            emit(server_level(record.level()), &message, &file, line);
+            // Its memory is kept from one record to the next.
+            thread_local!(static TEXT: Cell<Vec<u8>> = const { Cell::new(Vec::new()) });
+            let mut text = TEXT.take();
+            text.clear();
+            let _ = write!(text, "{}\0", record.args());
+            let file = text.len();
+            let _ = write!(text, "{}\0", record.file().unwrap_or_default());
+            emit(
+                server_level(record.level()),
+                until_nul(&text),
+                until_nul(&text[file..]),
+                record.line().unwrap_or_default() as c_int,
+            );
+            TEXT.set(text);
         }
     }
 
@@ -73,7 +86,6 @@ fn emit(level: c_int, message: &CStr, file: &CStr, line: c_int) {
     }
 }
 
-fn c_string(mut text: String) -> CString {
-    text.retain(|character| character != '\0');
-    CString::new(text).unwrap_or_default()
+fn until_nul(text: &[u8]) -> &CStr {
+    CStr::from_bytes_until_nul(text).unwrap_or_default()
 }

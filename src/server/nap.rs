@@ -12,6 +12,12 @@ use pgrx::pg_sys;
 use std::ffi::c_long;
 use std::time::Duration;
 
+// Declared here and not taken from `pg_sys`, whose wrapper would be ready to catch an
+// error; this raises none.
+unsafe extern "C-unwind" {
+    fn ResetLatch(latch: *mut pg_sys::Latch);
+}
+
 /// Sleeps until the latch is set or `timeout` (rounded up to whole milliseconds)
 /// has passed, whichever is first, and then attends to the server's requests.
 ///
@@ -32,7 +38,7 @@ pub fn nap(timeout: Duration) {
             milliseconds,
             wait_event_info(),
         );
-        pg_sys::ResetLatch(pg_sys::MyLatch);
+        ResetLatch(pg_sys::MyLatch);
     }
     // A cancel request that finds no query running has nothing to cancel; an idle
     // client backend drops it too (PostgresMain() in tcop/postgres.c).
