@@ -18,6 +18,10 @@ for PG_CONFIG in $pg_configs; do
     results+=("$result after $SECONDS s: $("$PG_CONFIG" --version), $PG_CONFIG")
 done
 
+# The libraries of all versions are installed by now; a server must refuse those that
+# were built for another.
+scripts/test-confused.sh $pg_configs || failed=1
+
 say "Results"
 printf '%s\n' "${results[@]}"
 exit $failed

@@ -32,6 +32,13 @@ fi
 unlink_installed
 cargo pgrx test "${how[@]}" "$pg_feature" tests::pg_
 
+# With assertions comes debug_discard_caches, too: whoever relies on something that
+# is only in a cache falls.
+if [[ $("$PG_CONFIG" --configure) == *--enable-cassert* ]]; then
+    say "The same with caches that forget at once"
+    DISCARD_CACHES=1 cargo pgrx test "${how[@]}" "$pg_feature" tests::pg_
+fi
+
 scripts/install.sh
 
 say "Unit tests, and stories on servers of their own"

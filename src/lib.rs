@@ -64,6 +64,10 @@ pub mod pg_test {
     pub fn setup(_options: Vec<&str>) {}
 
     pub fn postgresql_conf_options() -> Vec<&'static str> {
-        vec!["shared_preload_libraries = 'count_relations'"]
+        let mut options = vec!["shared_preload_libraries = 'count_relations'"];
+        if std::env::var_os("DISCARD_CACHES").is_some() {
+            options.push("debug_discard_caches = 1");
+        }
+        options
     }
 }

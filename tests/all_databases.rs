@@ -494,15 +494,15 @@ fn a_worker_that_keeps_ending_is_started_at_most_every_five_seconds() {
     }
 }
 
-#[test]
-fn after_a_crash_all_workers_and_rows_are_back() {
+/// Kills a process of the server's, after which it reinitializes.
+fn crash(victim: fn(&Cluster, &mut Client) -> i32) {
     let cluster = start(&[]);
     let mut client = cluster.connect("postgres");
     let before = await_workers(&cluster, &["app", "postgres"]);
     await_rows(&mut client, &before);
-    let row = client.query_one("SELECT pg_backend_pid()", &[]).unwrap();
+    let victim = victim(&cluster, &mut client);
     cluster.expect_crash();
-    send(row.get(0), Signal::SIGKILL);
+    send(victim, Signal::SIGKILL);
     cluster.await_line("all server processes terminated; reinitializing");
     cluster.await_nth_line("database system is ready to accept connections", 2);
     let after = await_workers(&cluster, &["app", "postgres"]);
@@ -515,6 +515,24 @@ fn after_a_crash_all_workers_and_rows_are_back() {
     let crash = cluster.await_line("all server processes terminated").time;
     let row = client.query_one(since_then, &[&crash]).unwrap();
     assert!(row.get::<_, bool>(0), "statistics start anew");
+}
+
+#[test]
+fn after_a_crash_of_a_backend_all_workers_and_rows_are_back() {
+    crash(|_, client| {
+        let row = client.query_one("SELECT pg_backend_pid()", &[]).unwrap();
+        row.get(0)
+    });
+}
+
+#[test]
+fn after_a_crash_of_the_launcher_all_workers_and_rows_are_back() {
+    crash(|cluster, _| launcher(cluster));
+}
+
+#[test]
+fn after_a_crash_of_a_launched_worker_all_workers_and_rows_are_back() {
+    crash(|cluster, _| cluster.worker("app"));
 }
 
 #[test]

@@ -3,7 +3,10 @@
 use crate::cluster::{Cluster, Level, eventually, is_gone, send, server_user_command};
 use crate::states::{self, BUSY, DATABASE};
 use nix::sys::signal::Signal;
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
+use std::io::{ErrorKind, Read};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 
 const FAST: &str = "count_relations.naptime = '50ms'";
 
@@ -28,8 +31,8 @@ fn a_thousand_sighups_and_sigusr1s_change_nothing() {
 #[test]
 fn sigterm_at_any_moment_is_followed_by_a_restart() {
     let wanted = std::env::var("COUNT_RELATIONS_TERMINATIONS")
-        .map_or(40, |number| number.parse().expect("not a number"));
-    let names: Vec<String> = (1..=20).map(|i| format!("d{i}")).collect();
+        .map_or(200, |number| number.parse().expect("not a number"));
+    let names: Vec<String> = (1..=40).map(|i| format!("d{i}")).collect();
     let cluster = Cluster::start(&["count_relations.databases = ''"]);
     for name in &names {
         cluster.execute(
@@ -39,7 +42,7 @@ fn sigterm_at_any_moment_is_followed_by_a_restart() {
     }
     cluster.stop(Signal::SIGINT);
     cluster.configure(&[
-        "max_worker_processes = 30",
+        "max_worker_processes = 50",
         "count_relations.naptime = '10ms'",
         "count_relations.skip_unchanged = off",
         "count_relations.log_counts = changes",
@@ -78,6 +81,22 @@ fn sigterm_at_any_moment_is_followed_by_a_restart() {
     assert_eq!(exits.len() as u64, terminated);
     let clean = |message: &str| message.ends_with("exited with exit code 1");
     assert!(exits.iter().all(|line| clean(&line.message)), "{exits:?}");
+    let last = eventually("the last ones to run", || {
+        Some(workers()).filter(|workers| workers.len() == names.len())
+    });
+    eventually("the last ones to have counted", || {
+        let counts = cluster.lines_with("Currently");
+        let counted = |pid: &i32| counts.iter().any(|line| line.pid == *pid);
+        last.iter().all(counted).then_some(())
+    });
+    let truth: i64 = cluster
+        .connect(&names[0])
+        .query_one("SELECT count(*) FROM pg_class", &[])
+        .unwrap()
+        .get(0);
+    let counts = cluster.lines_with("Currently");
+    let right = format!("Currently {truth} relations");
+    assert!(counts.iter().all(|line| line.message.starts_with(&right)));
 }
 
 #[test]
@@ -112,12 +131,36 @@ fn immediate_shutdown_and_recovery() {
     assert_eq!(cluster.next_count(DATABASE), before);
 }
 
+/// A disk of a few pages, which goes when the child that it belongs to does: as soon
+/// as nobody has the other end of its standard input any more.
+fn small_disk(mount_point: &str) -> (Child, PathBuf) {
+    let mut unshare = Command::new("unshare");
+    if !nix::unistd::geteuid().is_root() {
+        unshare.args(["--user", "--map-root-user"]);
+    }
+    let mut child = unshare
+        .args(["--mount", "sh", "-c"])
+        .arg("mount -t tmpfs -o size=16k,mode=777 tmpfs \"$0\" && echo mounted && exec cat")
+        .arg(mount_point)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("could not run unshare");
+    let mut answer = [0; 8];
+    let stdout = child.stdout.as_mut().unwrap();
+    stdout.read_exact(&mut answer).expect("no mount");
+    let root = format!("/proc/{}/root{mount_point}", child.id());
+    (child, root.into())
+}
+
 #[test]
-fn a_log_that_cannot_be_written_does_not_stop_the_counting() {
-    let cluster = Cluster::init(&[FAST]);
-    // What a log on a full disk looks like to those who write to it.
-    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
-    cluster.spawn_server_with_log(full);
+fn a_full_disk_stops_the_log_and_not_the_counting() {
+    let cluster = Cluster::init(&["count_relations.naptime = '10ms'"]);
+    let (mut disk_owner, disk) = small_disk(&cluster.new_server_directory("log"));
+    let path = disk.join("log");
+    let mut options = OpenOptions::new();
+    let log = options.create(true).append(true).open(&path).unwrap();
+    cluster.spawn_server_with_log(log.try_clone().unwrap());
     let mut client = eventually("the server to start", || cluster.try_connect("postgres"));
     client
         .batch_execute("CREATE EXTENSION count_relations")
@@ -130,9 +173,24 @@ fn a_log_that_cannot_be_written_does_not_stop_the_counting() {
             Some((row.get(0), row.get(1))).filter(|(_, ticks)| *ticks > more_than)
         })
     };
-    let (worker, some) = ticks(0);
-    let (same, _) = ticks(some + 20);
+    let (worker, _) = ticks(0);
+    eventually("a full disk", || {
+        let error = fs::write(disk.join("probe"), "x").err()?;
+        assert_eq!(error.kind(), ErrorKind::StorageFull);
+        Some(())
+    });
+    let (_, some) = ticks(0);
+    let (same, _) = ticks(some + 100);
     assert_eq!(worker, same);
+
+    log.set_len(0).unwrap();
+    eventually("lines in the log again", || {
+        let log = fs::read_to_string(&path).unwrap();
+        log.contains("Currently").then_some(())
+    });
+    cluster.stop(Signal::SIGINT);
+    drop(disk_owner.stdin.take());
+    disk_owner.wait().unwrap();
 }
 
 #[test]

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Checks that each of the servers, and Debian's PostgreSQL 15, refuses the libraries
+# that are installed for the others: scripts/test-confused.sh PG_CONFIG...
+source "$(dirname "$0")/common.sh"
+say "Libraries of other major versions"
+
+dir=$(mktemp -d /tmp/count_relations.XXXXXX)
+trap 'rm -rf "$dir"' EXIT
+give_to_postgres "$dir"
+
+failed=0
+checked=0
+for server in "$default_pg_config" "$@"; do
+    [[ -x $server ]] || continue
+    data=$(mktemp -d "$dir/data.XXXXXX")
+    give_to_postgres "$data"
+    as_postgres "$("$server" --bindir)/initdb" --no-sync -D "$data" >"$dir/initdb" 2>&1 || {
+        cat "$dir/initdb" >&2
+        die "initdb failed"
+    }
+    ours=$("$server" --version | sed -E 's/[^0-9]*([0-9]+).*/\1/')
+    for other in "$default_pg_config" "$@"; do
+        [[ -x $other ]] || continue
+        theirs=$("$other" --version | sed -E 's/[^0-9]*([0-9]+).*/\1/')
+        library=$("$other" --pkglibdir)/count_relations.so
+        [[ $theirs != "$ours" && -e $library ]] || continue
+        checked=$((checked + 1))
+        # It would run for good if it did not refuse.
+        said=$(as_postgres timeout 60 "$("$server" --bindir)/postgres" -D "$data" -k "$dir" \
+            -c listen_addresses= -c shared_preload_libraries="$library" 2>&1) || true
+        if [[ $said == *"FATAL:  incompatible library"*"version mismatch"* &&
+            $said == *"Server is version $ours, library is version $theirs"* ]]; then
+            echo "$ours refuses the library for $theirs" >&2
+        else
+            printf '%s\n' "$said" "error: $ours does not refuse $library" >&2
+            failed=1
+        fi
+    done
+done
+((checked)) || die "there are no two major versions to confuse"
+exit $failed
