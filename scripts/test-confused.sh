@@ -37,5 +37,5 @@ for server in "$default_pg_config" "$@"; do
         fi
     done
 done
-((checked)) || die "there are no two major versions to confuse"
+((checked)) || say "There are no two major versions here to confuse"
 exit $failed
