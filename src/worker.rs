@@ -140,20 +140,20 @@ fn run(session: &Session) -> &'static str {
         if database_lock::wanted() {
             return "making way for a command that needs the database to itself";
         }
+        let mut now = Instant::now();
         let mut counted = false;
-        if cadence.is_due(Instant::now()) {
+        if cadence.is_due(now) {
             let tally = counter.tick(settings::skip_unchanged());
             entry.observe(&tally);
             report.count(tally.relations);
             counted = tally.counted_in.is_some();
             let duration = tally.counted_in.unwrap_or_default();
             let rest = duration * REST_FACTOR;
-            let now = Instant::now();
+            now = Instant::now();
             if cadence.advance(now, now + rest) > 0 {
                 report.rest(rest, duration);
             }
         }
-        let now = Instant::now();
         statistics.report(counted, now);
         nap::nap(cadence.time_left(now).min(MAKE_WAY_INTERVAL));
     }
