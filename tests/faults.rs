@@ -77,7 +77,10 @@ fn sigterm_at_any_moment_is_followed_by_a_restart() {
             eventually("a worker to end", || is_gone(worker).then_some(()));
         }
     }
-    let exits = cluster.lines_with("background worker \"count relations\" (PID");
+    let exits = eventually("all exits to be logged", || {
+        let exits = cluster.lines_with("background worker \"count relations\" (PID");
+        (exits.len() as u64 >= terminated).then_some(exits)
+    });
     assert_eq!(exits.len() as u64, terminated);
     let clean = |message: &str| message.ends_with("exited with exit code 1");
     assert!(exits.iter().all(|line| clean(&line.message)), "{exits:?}");
