@@ -4,7 +4,7 @@
 #   PG_CONFIG=/path/to/pg_config make test
 
 .DEFAULT_GOAL := help
-.PHONY: help setup all run test test-all install package package-test dist bench clean
+.PHONY: help setup all run test test-all install package package-test dist bench deny clean
 
 help: ## print this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -37,6 +37,12 @@ dist: ## make the archive for PGXN, in dist/
 
 bench: ## measure what counting costs
 	@scripts/bench.sh
+
+soak: ## run everything at random on one server for half an hour (or for MINUTES=n), and watch memory
+	@scripts/soak.sh
+
+deny: ## check licences, duplicates and sources of the dependencies
+	@scripts/deny.sh
 
 clean: ## remove what was built here
 	@cargo clean
