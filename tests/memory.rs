@@ -2,8 +2,7 @@
 //!
 //! `COUNT_RELATIONS_MEMORY_SECONDS` is how long a story takes.
 
-use crate::cluster::{Cluster, eventually};
-use std::fs;
+use crate::cluster::{Cluster, Usage, eventually};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
@@ -63,8 +62,7 @@ fn await_ticks(cluster: &Cluster, ticks: usize) {
 /// What a process has to itself, in bytes.
 #[derive(Debug)]
 struct Memory {
-    /// Heap, stack and the like. Pages of files and of shared memory are left out:
-    /// they count as private for as long as nobody else happens to look at them.
+    /// As in [`Usage`].
     anonymous: u64,
     /// What is in use of the server's memory contexts.
     in_contexts: u64,
@@ -75,7 +73,7 @@ impl Memory {
     fn of(cluster: &Cluster, worker: i32) -> Memory {
         let moments = [(); 10].map(|()| {
             await_ticks(cluster, 5);
-            let anonymous = anonymous_bytes(worker);
+            let anonymous = Usage::of(worker).anonymous;
             let in_contexts = bytes_in_contexts(cluster, worker);
             (anonymous, in_contexts)
         });
@@ -86,13 +84,6 @@ impl Memory {
             in_contexts,
         }
     }
-}
-
-fn anonymous_bytes(pid: i32) -> u64 {
-    let smaps = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
-    let (_, size) = smaps.split_once("Anonymous:").unwrap();
-    let kilobytes: u64 = size.split_whitespace().next().unwrap().parse().unwrap();
-    kilobytes * 1024
 }
 
 fn bytes_in_contexts(cluster: &Cluster, worker: i32) -> u64 {

@@ -5,6 +5,7 @@
 //! WARNING or above that it does not name with `expect`.
 
 mod cluster;
+mod random_ddl;
 
 mod all_databases;
 mod churn;

@@ -8,10 +8,12 @@
 mod log;
 mod stopped;
 mod throttle;
+mod usage;
 
 pub use log::{Level, Line};
 pub use stopped::Stopped;
 pub use throttle::Throttle;
+pub use usage::Usage;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, chown};
@@ -348,11 +350,17 @@ impl Cluster {
     }
 
     fn try_connect_as(&self, role: &str, database: &str) -> Result<Client, postgres::Error> {
-        postgres::Config::new()
+        self.settings(database).user(role).connect(NoTls)
+    }
+
+    /// How to connect to a database, for those who do it themselves.
+    pub fn settings(&self, database: &str) -> postgres::Config {
+        let mut settings = postgres::Config::new();
+        settings
             .host_path(self.socket())
-            .user(role)
-            .dbname(database)
-            .connect(NoTls)
+            .user("postgres")
+            .dbname(database);
+        settings
     }
 
     /// A connection if the server accepts one by now.
