@@ -11,6 +11,7 @@ mod all_databases;
 mod churn;
 mod coming_back;
 mod counting;
+mod documents;
 mod exporter;
 mod faults;
 mod introducing;
