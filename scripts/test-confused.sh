@@ -28,8 +28,10 @@ for server in "$default_pg_config" "$@"; do
         # It would run for good if it did not refuse.
         said=$(as_postgres timeout 60 "$("$server" --bindir)/postgres" -D "$data" -k "$dir" \
             -c listen_addresses= -c shared_preload_libraries="$library" 2>&1) || true
-        if [[ $said == *"FATAL:  incompatible library"*"version mismatch"* &&
-            $said == *"Server is version $ours, library is version $theirs"* ]]; then
+        # The one if the linker finds all functions that the library calls, or else
+        # the other.
+        if [[ $said == *'FATAL:  incompatible library "'"$library"'": version mismatch'*"Server is version $ours, library is version $theirs"* ||
+            $said == *'FATAL:  could not load library "'"$library"'": '*'undefined symbol'* ]]; then
             echo "$ours refuses the library for $theirs" >&2
         else
             printf '%s\n' "$said" "error: $ours does not refuse $library" >&2

@@ -14,8 +14,9 @@ const DATABASE: &str = "postgres";
 fn counting_again_and_again_takes_no_more_memory_than_counting_for_a_while() {
     let cluster = start();
     let ddl = Ddl::start(&cluster);
-    // Counting, the heap is not packed in quite the same way each time.
-    assert_flat(&cluster, 64 * 1024);
+    // Counting, the heap is not packed in quite the same way each time, nor are the
+    // same entries in the caches. Less than the smallest piece of memory at each count.
+    assert_flat(&cluster, 64 * 1024, 24 * 1024);
     let changes = ddl.changes.load(Ordering::Relaxed);
     println!("{changes} changes");
     assert!(changes > 500, "only {changes} changes");
@@ -23,15 +24,15 @@ fn counting_again_and_again_takes_no_more_memory_than_counting_for_a_while() {
 
 #[test]
 fn nor_do_ticks_without_a_count() {
-    // Less than the smallest piece of heap at each tick.
-    assert_flat(&start(), 16 * 1024);
+    // Less than the smallest piece of heap, and a pointer, at each tick.
+    assert_flat(&start(), 16 * 1024, 4 * 1024);
 }
 
 fn start() -> Cluster {
     Cluster::start(&["count_relations.naptime = '10ms'"])
 }
 
-fn assert_flat(cluster: &Cluster, heap_slack: u64) {
+fn assert_flat(cluster: &Cluster, heap_slack: u64, context_slack: u64) {
     let seconds = std::env::var("COUNT_RELATIONS_MEMORY_SECONDS");
     let seconds = seconds.map_or(20, |value| value.parse().unwrap());
     let worker = cluster.worker(DATABASE);
@@ -48,8 +49,7 @@ fn assert_flat(cluster: &Cluster, heap_slack: u64) {
     println!("before: {before:?}\nafter {ticks} ticks: {after:?}");
     assert_eq!(cluster.worker(DATABASE), worker);
     assert!(after.anonymous <= before.anonymous + heap_slack);
-    // Less than a pointer at each tick.
-    assert!(after.in_contexts <= before.in_contexts + 4 * 1024);
+    assert!(after.in_contexts <= before.in_contexts + context_slack);
 }
 
 fn await_ticks(cluster: &Cluster, ticks: usize) {
