@@ -44,6 +44,11 @@ fn last_words(cluster: &Cluster, worker: i32) -> Vec<String> {
         .filter(|line| line.pid == worker && line.level != Level::Addition)
         .map(|line| line.message)
         .filter(|message| !message.starts_with("Currently") && !message.contains("started"))
+        // Met while the query is still being analyzed, it says where in the query.
+        .map(|message| match message.split_once(" at character ") {
+            Some((message, _)) => message.to_owned(),
+            None => message,
+        })
         .collect()
 }
 
