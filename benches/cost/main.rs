@@ -3,12 +3,16 @@
 //! line and sleeps again, and `plain_worker`, which runs the query at every tick.
 //!
 //! `make bench` runs this, and finds the results in benches/RESULTS.md.
+//! `BENCH_ONLY` runs a part of it, `costs`, `view`, `databases` or `times`, and only
+//! prints the results.
 
 #[allow(dead_code, unused_imports)] // The stories need more of it.
 #[path = "../../tests/cluster/mod.rs"]
 mod cluster;
+mod databases;
 mod processes;
 mod report;
+mod view;
 
 use cluster::{Cluster, Line, eventually, is_gone, send};
 use nix::sys::signal::Signal;
@@ -24,6 +28,9 @@ const NAPTIME: Duration = Duration::from_millis(100);
 const CATALOG_SIZES: &[u32] = &[400, 10_000, 100_000];
 const LARGE_CATALOG_SIZE: u32 = 1_000_000;
 
+/// Of a worker that exited, ours and the others.
+const RESTART_INTERVAL: Duration = Duration::from_secs(5);
+
 /// A cost is the median of what it was in as many windows of time.
 const WINDOW: Duration = Duration::from_secs(2);
 const WINDOWS: usize = 5;
@@ -31,6 +38,7 @@ const WINDOWS: usize = 5;
 const WINDOWS_WHEN_IDLE: usize = 20;
 
 fn main() {
+    let parts = Parts::from_environment();
     let large = std::env::var("BENCH_LARGE").is_ok_and(|value| value == "1");
     let mut sizes = CATALOG_SIZES.to_vec();
     sizes.extend(large.then_some(LARGE_CATALOG_SIZE));
@@ -38,28 +46,63 @@ fn main() {
     let cluster = init(&[]);
     let mut report = Report {
         naptime: NAPTIME,
-        first_counts: measure_first_counts(&cluster),
         ..Report::default()
     };
+    if parts.include("times") {
+        report.first_counts = measure_first_counts(&cluster);
+    }
     cluster.start_server();
     (report.server, report.date) = server_version_and_date(&cluster);
-    for relations in sizes {
-        grow_catalog(&cluster, relations);
-        for (load, skip_unchanged) in [
-            (Load::Idle, true),
-            (Load::OneDdlASecond, true),
-            (Load::OneDdlATick, true),
-            (Load::Idle, false),
-            (Load::OneDdlASecond, false),
-        ] {
-            report
-                .costs
-                .push(measure_cost(&cluster, relations, load, skip_unchanged));
+    if parts.include("view") {
+        set_naptime(&cluster, NAPTIME);
+        report.reads.push(view::measure_reads(&cluster, 1));
+        report.tick_with_reader = Some(view::measure_ticks(&cluster));
+    }
+    if parts.include("costs") {
+        for relations in sizes {
+            measure_costs(&cluster, relations, &mut report);
         }
     }
     drop(cluster);
-    report.departures = measure_departures();
-    report.publish();
+    if parts.include("databases") || parts.include("view") {
+        let cluster = databases::start();
+        if parts.include("databases") {
+            report.per_database = Some(databases::measure(&cluster));
+        }
+        if parts.include("view") {
+            let reads = view::measure_reads(&cluster, databases::COUNT);
+            report.reads.push(reads);
+        }
+    }
+    if parts.include("times") {
+        report.departures = measure_departures();
+    }
+    report.publish(parts.is_all());
+}
+
+/// What is to run: all, or the part that `BENCH_ONLY` names.
+struct Parts(Option<String>);
+
+impl Parts {
+    fn from_environment() -> Parts {
+        let only = std::env::var("BENCH_ONLY").ok();
+        if let Some(only) = &only {
+            let known = ["costs", "view", "databases", "times"];
+            assert!(
+                known.contains(&only.as_str()),
+                "BENCH_ONLY is one of {known:?}"
+            );
+        }
+        Parts(only)
+    }
+
+    fn include(&self, part: &str) -> bool {
+        self.0.as_ref().is_none_or(|only| only == part)
+    }
+
+    fn is_all(&self) -> bool {
+        self.0.is_none()
+    }
 }
 
 fn say(what: &str) {
@@ -107,6 +150,32 @@ fn workers(cluster: &Cluster, backend_type: &str, count: usize) -> Vec<i32> {
         let rows = client.query(query, &[&backend_type]).unwrap();
         (rows.len() == count).then(|| rows.iter().map(|row| row.get(0)).collect())
     })
+}
+
+/// Ends the workers and waits until the postmaster, or the launcher, has started
+/// `ours` and plain_worker and empty_worker again.
+///
+/// The first process that connects to a database after the server has started
+/// builds the descriptors of the catalogs' catalogs and writes them to a file for all
+/// others (`load_relcache_init_file()` in utils/cache/relcache.c), which takes some
+/// 170 kB more than reading them. Of workers that start together it is now one, now
+/// another; of those that start again, none.
+fn restart_workers(cluster: &Cluster, ours: usize) {
+    let kinds = [(OURS, ours), (EMPTY, 1), (PLAIN, 1)];
+    let former: Vec<i32> = kinds
+        .iter()
+        .flat_map(|(name, count)| workers(cluster, name, *count))
+        .collect();
+    for pid in &former {
+        send(*pid, Signal::SIGTERM);
+    }
+    eventually("the workers to leave", || {
+        former.iter().all(|pid| is_gone(*pid)).then_some(())
+    });
+    sleep(RESTART_INTERVAL);
+    for (name, count) in kinds {
+        workers(cluster, name, count);
+    }
 }
 
 /// All three workers begin the line of a tick with the same word.
@@ -183,6 +252,21 @@ impl Load {
     }
 }
 
+fn measure_costs(cluster: &Cluster, relations: u32, report: &mut Report) {
+    grow_catalog(cluster, relations);
+    restart_workers(cluster, 1);
+    for (load, skip_unchanged) in [
+        (Load::Idle, true),
+        (Load::OneDdlASecond, true),
+        (Load::OneDdlATick, true),
+        (Load::Idle, false),
+        (Load::OneDdlASecond, false),
+    ] {
+        let cost = measure_cost(cluster, relations, load, skip_unchanged);
+        report.costs.push(cost);
+    }
+}
+
 fn measure_cost(cluster: &Cluster, relations: u32, load: Load, skip_unchanged: bool) -> Cost {
     let skip = if skip_unchanged { "on" } else { "off" };
     say(&format!(
@@ -220,8 +304,8 @@ fn measure_cost(cluster: &Cluster, relations: u32, load: Load, skip_unchanged: b
         skip_unchanged,
         to_empty: median(to_empty),
         to_plain: median(to_plain),
-        memory_to_plain: processes::private_memory(ours) as f64
-            / processes::private_memory(plain) as f64,
+        memory_to_plain: processes::anonymous_memory(ours) as f64
+            / processes::anonymous_memory(plain) as f64,
     }
 }
 
@@ -272,21 +356,30 @@ fn with_load(cluster: &Cluster, load: Load, measure: impl FnOnce()) {
         return measure();
     };
     let mut client = cluster.connect("postgres");
+    let mut due = Instant::now();
+    let create_and_drop = || {
+        for ddl in ["CREATE TABLE load ()", "DROP TABLE load"] {
+            client.batch_execute(ddl).unwrap();
+            due += period;
+            sleep(due.saturating_duration_since(Instant::now()));
+        }
+    };
+    beside(create_and_drop, measure);
+}
+
+/// Runs `measure` and, until it is done, `step` again and again.
+fn beside<R>(mut step: impl FnMut() + Send, measure: impl FnOnce() -> R) -> R {
     let done = AtomicBool::new(false);
     scope(|scope| {
         scope.spawn(|| {
-            let mut due = Instant::now();
             while !done.load(Ordering::Relaxed) {
-                for ddl in ["CREATE TABLE load ()", "DROP TABLE load"] {
-                    client.batch_execute(ddl).unwrap();
-                    due += period;
-                    sleep(due.saturating_duration_since(Instant::now()));
-                }
+                step();
             }
         });
-        measure();
+        let result = measure();
         done.store(true, Ordering::Relaxed);
-    });
+        result
+    })
 }
 
 // --- Coming and going ---

@@ -21,14 +21,13 @@ pub fn cpu_time_of_ended_children(pid: i32) -> Duration {
     Duration::from_millis((user + system) * 10)
 }
 
-/// The memory that the process has to itself, in KiB.
-pub fn private_memory(pid: i32) -> u64 {
+/// The process's heap, stack and the like, in KiB: what it has written itself, and
+/// what it has inherited from the postmaster. Which of the latter, and which pages
+/// of files, are private depends on who else happens to map them.
+pub fn anonymous_memory(pid: i32) -> u64 {
     let rollup = read(pid, "smaps_rollup");
-    let value = |name: &str| {
-        let line = rollup.lines().find_map(|line| line.strip_prefix(name));
-        number(line.unwrap().split_whitespace().next())
-    };
-    value("Private_Clean:") + value("Private_Dirty:")
+    let (_, value) = rollup.split_once("\nAnonymous:").unwrap();
+    number(value.split_whitespace().next())
 }
 
 fn read(pid: i32, file: &str) -> String {

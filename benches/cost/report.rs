@@ -11,6 +11,9 @@ pub struct Report {
     pub date: String,
     pub naptime: Duration,
     pub costs: Vec<Cost>,
+    pub reads: Vec<Reads>,
+    pub tick_with_reader: Option<TickWithReader>,
+    pub per_database: Option<PerDatabase>,
     /// Of our worker and of plain_worker.
     pub first_counts: [Times; 2],
     pub departures: [Times; 2],
@@ -26,6 +29,27 @@ pub struct Cost {
     pub memory_to_plain: f64,
 }
 
+/// What a read of relation_counts costs, as ratios.
+pub struct Reads {
+    pub databases: usize,
+    pub to_pg_stat_database: f64,
+    pub to_pg_stat_activity: f64,
+}
+
+/// What an idle tick costs, as ratios to empty_worker's in the same windows.
+pub struct TickWithReader {
+    pub alone: f64,
+    pub with_reader: f64,
+}
+
+/// What each of many databases costs, the launcher's share included.
+pub struct PerDatabase {
+    pub databases: usize,
+    /// CPU time a second ÷ that of a tick of empty_worker.
+    pub cpu: f64,
+    pub memory_to_plain: f64,
+}
+
 /// In seconds.
 #[derive(Default)]
 pub struct Times(Vec<f64>);
@@ -38,13 +62,21 @@ impl Times {
 
 // --- The limits ---
 
+/// Of an idle tick, at every size, as a ratio to empty_worker's; what enters the
+/// count in shared memory is part of every tick, so it holds for that as well.
+const IDLE_TO_EMPTY: f64 = 1.15;
+
+/// Of a read of relation_counts, as a ratio to one of pg_stat_database, the server's
+/// own view with a row of numbers a database.
+const READ_TO_PG_STAT_DATABASE: f64 = 1.0;
+
 impl Cost {
     fn is_idle(&self) -> bool {
         self.skip_unchanged && self.load == Load::Idle
     }
 
     fn limit_to_empty(&self) -> Option<f64> {
-        self.is_idle().then_some(1.15)
+        self.is_idle().then_some(IDLE_TO_EMPTY)
     }
 
     fn limit_to_plain(&self) -> Option<f64> {
@@ -65,10 +97,13 @@ const NO_TREND: f64 = 1.1;
 // --- The page ---
 
 impl Report {
-    /// Prints the page, and writes it to benches/RESULTS.md.
-    pub fn publish(&self) {
+    /// Prints the page, and writes it to benches/RESULTS.md if it is `complete`.
+    pub fn publish(&self, complete: bool) {
         let page = self.page();
         print!("{page}");
+        if !complete {
+            return;
+        }
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/RESULTS.md");
         fs::write(path, page).expect("could not write the results");
     }
@@ -83,22 +118,35 @@ impl Report {
             std::thread::available_parallelism().unwrap(),
             processor(),
         );
-        let _ = write!(
-            page,
-            "CPU time of a tick of count_relations, as a ratio to that of a worker which only \
-             writes a line (`empty_worker`) and to that of one which runs the query at every tick \
-             (`plain_worker`, its parallel helpers included), and private memory. All three live \
-             in one server at the same time, with a naptime of {} ms. One DDL a tick is what one \
-             DDL a second is at the default naptime.\n\n",
-            self.naptime.as_millis()
-        );
-        self.write_costs(&mut page);
-        page.push('\n');
-        self.write_times(&mut page);
+        if !self.costs.is_empty() {
+            self.write_costs(&mut page);
+        }
+        if !self.reads.is_empty() {
+            self.write_reads(&mut page);
+        }
+        if let Some(per_database) = &self.per_database {
+            per_database.write(&mut page);
+        }
+        if !self.first_counts[0].0.is_empty() {
+            self.write_times(&mut page);
+        }
         page
     }
 
     fn write_costs(&self, page: &mut String) {
+        let _ = write!(
+            page,
+            "## A tick\n\n\
+             CPU time of a tick of count_relations, as a ratio to that of a worker which only \
+             writes a line (`empty_worker`) and to that of one which runs the query at every tick \
+             (`plain_worker`, its parallel helpers included), and memory. All three live \
+             in one server at the same time, with a naptime of {} ms. One DDL a tick is what one \
+             DDL a second is at the default naptime. Memory is `Anonymous` of \
+             `/proc/PID/smaps_rollup`: what the process has written and what it has inherited \
+             from the postmaster, without pages of files and of shared memory, in workers that \
+             were started together when the server was already running.\n\n",
+            self.naptime.as_millis()
+        );
         page.push_str(
             "| relations | load | `skip_unchanged` | CPU ÷ empty_worker | CPU ÷ plain_worker \
              | memory ÷ plain_worker |\n|--:|---|---|---|---|---|\n",
@@ -128,7 +176,36 @@ impl Report {
         }
     }
 
+    fn write_reads(&self, page: &mut String) {
+        page.push_str(
+            "\n## Reading the view\n\n\
+             CPU time that a session's server process spends on `SELECT * FROM relation_counts`, \
+             as a ratio to what it spends on the same from two of the server's own views.\n\n\
+             | databases counted | ÷ pg_stat_database | ÷ pg_stat_activity |\n|--:|---|---|\n",
+        );
+        for reads in &self.reads {
+            let _ = writeln!(
+                page,
+                "| {} | {} | {} |",
+                reads.databases,
+                verdict(reads.to_pg_stat_database, Some(READ_TO_PG_STAT_DATABASE)),
+                verdict(reads.to_pg_stat_activity, None),
+            );
+        }
+        if let Some(tick) = &self.tick_with_reader {
+            let _ = writeln!(
+                page,
+                "\nAn idle tick ÷ empty_worker while a session reads the view without a pause: {}; \
+                 without the session: {}; the one ÷ the other: {}.",
+                verdict(tick.with_reader, Some(IDLE_TO_EMPTY)),
+                verdict(tick.alone, Some(IDLE_TO_EMPTY)),
+                verdict(tick.with_reader / tick.alone, None),
+            );
+        }
+    }
+
     fn write_times(&self, page: &mut String) {
+        page.push_str("\n## Coming and going\n\n");
         page.push_str(
             "| | count_relations | plain_worker | ratio of the medians |\n|---|---|---|---|\n",
         );
@@ -151,8 +228,32 @@ impl Report {
     }
 }
 
+impl PerDatabase {
+    fn write(&self, page: &mut String) {
+        let _ = write!(
+            page,
+            "\n## Many databases\n\n\
+             With `count_relations.databases = '*'`, idle, at the default naptime of a second: \
+             CPU time a second of all workers and the launcher, divided by the number of \
+             databases, as a ratio to that of a tick of `empty_worker`; and their memory \
+             (`Anonymous`), divided likewise, as a ratio to that of `plain_worker`.\n\n\
+             | databases | CPU a database ÷ empty_worker | memory a database ÷ plain_worker |\n\
+             |--:|---|---|\n\
+             | {} | {} | {} |\n",
+            self.databases,
+            verdict(self.cpu, None),
+            verdict(self.memory_to_plain, None),
+        );
+    }
+}
+
 fn verdict(value: f64, limit: Option<f64>) -> String {
-    let digits = if value < 0.1 { 4 } else { 2 };
+    let near = limit.is_some_and(|limit| (value - limit).abs() < 0.01);
+    let digits = match () {
+        () if value < 0.1 => 4,
+        () if near => 3,
+        () => 2,
+    };
     let value_text = format!("{value:.digits$}");
     match limit {
         None => value_text,
