@@ -35,6 +35,7 @@ const SETTINGS: &[&str] = &[
     "idle_in_transaction_session_timeout = '1ms'",
     "idle_session_timeout = '1ms'",
     "role = 'mallory'",
+    "session_authorization = 'mallory'",
     "local_preload_libraries = 'nonsense'",
     "application_name = 'somebody else'",
     "client_encoding = 'LATIN1'",
@@ -82,6 +83,7 @@ fn set_up(count_relations_role: &str) -> Cluster {
     }
     cluster.stop(Signal::SIGINT);
     cluster.expect("permission denied to set role");
+    cluster.expect("permission denied to set session authorization");
     cluster.configure(&[
         "count_relations.databases = 'app'",
         "count_relations.naptime = '50ms'",
@@ -104,6 +106,11 @@ fn withstands(count_relations_role: &str) {
     let cluster = set_up(count_relations_role);
     let before = cluster.next_count(DATABASE);
     let worker = cluster.counts(DATABASE)[0].pid;
+    let role = match count_relations_role {
+        "" => "postgres",
+        role => role,
+    };
+    cluster.await_line(&format!("as role \"{role}\""));
     disarm(&cluster);
     let mut client = cluster.connect(DATABASE);
     let truth: i64 = client

@@ -78,6 +78,16 @@ pub fn connect_by_oid(database: u32, role: u32, application_name: &CStr) -> Sess
 }
 
 fn settle(application_name: &CStr) -> Session {
+    transaction(|| {
+        // Who it is that connected, and not who the database would have it be. Looked
+        // up by name, hence in a transaction, and before `role`, which depends on it.
+        // SAFETY: the name is palloc'd, and copied before the transaction ends.
+        let connected_as = unsafe {
+            let role = pg_sys::GetAuthenticatedUserId();
+            CStr::from_ptr(pg_sys::GetUserNameFromId(role, false))
+        };
+        fix_setting(c"session_authorization", connected_as);
+    });
     fix_setting(c"application_name", application_name);
     for (name, value) in FIXED_SETTINGS {
         fix_setting(name, value);
@@ -129,7 +139,8 @@ fn fix_setting(name: &CStr, value: &CStr) {
 /// Logs `reason` and ends the process, with the exit status that makes the
 /// postmaster start a worker again after its restart interval, unless the server
 /// is shutting down. (0 would mean "done for good", anything above 1 a crash; see
-/// `CleanupBackgroundWorker()` in `postmaster/postmaster.c`.)
+/// `CleanupBackgroundWorker()` in `postmaster/postmaster.c`, from 18 on
+/// `CleanupBackend()`.)
 pub fn leave(reason: fmt::Arguments) -> ! {
     // SAFETY: HOLD_INTERRUPTS() of miscadmin.h, never to be resumed. Every message
     // ends in a CHECK_FOR_INTERRUPTS(), which would end a worker that was sent
