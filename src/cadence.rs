@@ -9,16 +9,18 @@ pub struct Cadence {
     /// The last tick that is over, where the cadence has it; `None` before the first.
     last: Option<Instant>,
     next: Instant,
+    /// No tick before this, whatever the naptime.
+    earliest: Instant,
 }
 
 impl Cadence {
     /// The first tick is due at `start`.
     pub fn new(start: Instant, naptime: Duration) -> Self {
-        let (last, next) = (None, start);
         Cadence {
             naptime,
-            last,
-            next,
+            last: None,
+            next: start,
+            earliest: start,
         }
     }
 
@@ -40,18 +42,20 @@ impl Cadence {
         let left_out = held_back.as_nanos().div_ceil(self.naptime.as_nanos()) as u64;
         self.next = next + times(self.naptime, left_out);
         self.last = Some(self.next - self.naptime);
+        self.earliest = earliest;
         left_out
     }
 
-    /// Takes on a new naptime: the next tick is that much later than the last one.
-    /// The naptime it has already changes nothing.
+    /// Takes on a new naptime: the next tick is that much later than the last one,
+    /// but not before the `earliest` of [`Cadence::advance`]. The naptime it has
+    /// already changes nothing.
     pub fn set_naptime(&mut self, naptime: Duration) {
         if naptime == self.naptime {
             return;
         }
         self.naptime = naptime;
         if let Some(last) = self.last {
-            self.next = last + naptime;
+            self.next = self.earliest.max(last + naptime);
         }
     }
 }
@@ -62,4 +66,32 @@ fn whole_naptimes(time: Duration, naptime: Duration) -> u64 {
 
 fn times(naptime: Duration, count: u64) -> Duration {
     Duration::from_nanos_u128(naptime.as_nanos() * u128::from(count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_new_naptime_does_not_cut_a_rest_short() {
+        let start = Instant::now();
+        let mut cadence = Cadence::new(start, 3600 * SECOND);
+        // A count of ten seconds, and nine times that of rest.
+        let now = start + 10 * SECOND;
+        assert_eq!(cadence.advance(now, now + 90 * SECOND), 0);
+        cadence.set_naptime(SECOND);
+        assert!(!cadence.is_due(start + 99 * SECOND));
+        assert!(cadence.is_due(start + 100 * SECOND));
+    }
+
+    #[test]
+    fn missed_ticks_are_skipped_and_the_cadence_kept() {
+        let start = Instant::now();
+        let mut cadence = Cadence::new(start, SECOND);
+        let late = start + Duration::from_millis(3_500);
+        assert_eq!(cadence.advance(late, late), 0);
+        assert_eq!(cadence.time_left(late), Duration::from_millis(500));
+    }
 }
