@@ -80,12 +80,18 @@ impl Counter {
         }
     }
 
+    /// Receives what has been announced; to be called before each tick, and whenever
+    /// the process wakes up, as the server throws announcements away only once
+    /// everybody has them (`SICleanupQueue()` in `storage/ipc/sinvaladt.c`).
+    pub fn receive_announcements(&self) {
+        invalidation::receive();
+    }
+
     /// Returns the number of relations, by running the query unless
     /// `skip_unchanged` is set and the last count is known to hold.
     ///
     /// Raises an ERROR if the server does, among others when the query is canceled.
     pub fn tick(&mut self, skip_unchanged: bool) -> Tally {
-        invalidation::receive();
         match self.last {
             Some(relations) if skip_unchanged && !invalidation::pg_class_changed() => Tally {
                 relations,

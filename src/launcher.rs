@@ -8,11 +8,11 @@
 use crate::registry;
 use crate::server::activity::Statistics;
 use crate::server::database_list::{Database, connectable_databases};
+use crate::server::dynamic_worker::DynamicWorker;
 use crate::server::{database_lock, nap, session, signals};
 use crate::settings;
 use crate::worker::{self, RESTART_INTERVAL};
 use pgrx::PgSqlErrorCode;
-use pgrx::bgworkers::DynamicBackgroundWorker;
 use pgrx::prelude::*;
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -61,8 +61,9 @@ pub extern "C-unwind" fn count_relations_launcher_main(_argument: pg_sys::Datum)
 }
 
 struct Launch {
-    at: Instant,
-    worker: DynamicBackgroundWorker,
+    worker: DynamicWorker,
+    /// When the worker was first seen to have ended.
+    ended: Option<Instant>,
 }
 
 struct Launcher {
@@ -96,8 +97,14 @@ impl Launcher {
                 signals::terminate(row.pid);
             }
         }
+        let now = Instant::now();
+        for launch in self.launches.values_mut() {
+            if launch.ended.is_none() && launch.worker.has_ended() {
+                launch.ended = Some(now);
+            }
+        }
         self.launches
-            .retain(|oid, launch| wanted.contains(oid) || launch.worker.pid().is_ok());
+            .retain(|oid, launch| wanted.contains(oid) || launch.ended.is_none());
 
         let without_worker = databases
             .iter()
@@ -112,19 +119,21 @@ impl Launcher {
             let Some(worker) = worker::launch(database.oid, self.role, &database.name) else {
                 break;
             };
-            let at = Instant::now();
-            self.launches.insert(database.oid, Launch { at, worker });
+            let ended = None;
+            self.launches.insert(database.oid, Launch { worker, ended });
             missing.pop();
         }
         missing.reverse();
         self.warn_once(&missing, databases.len());
     }
 
-    /// Whether a worker for the database is on its way, or ended so soon that it is
+    /// Whether a worker for the database is on its way, or ended so lately that it is
     /// not yet time for another: the postmaster's rule for those it restarts.
     fn is_starting_or_resting(&self, database: u32) -> bool {
         self.launches.get(&database).is_some_and(|launch| {
-            launch.worker.pid().is_ok() || launch.at.elapsed() < RESTART_INTERVAL
+            launch
+                .ended
+                .is_none_or(|ended| ended.elapsed() < RESTART_INTERVAL)
         })
     }
 

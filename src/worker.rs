@@ -9,10 +9,11 @@ use crate::counter::Counter;
 use crate::registry::Entry;
 use crate::report::Report;
 use crate::server::activity::Statistics;
+use crate::server::dynamic_worker::DynamicWorker;
 use crate::server::session::{self, Session};
 use crate::server::{database_lock, nap, signals};
 use crate::settings;
-use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime, DynamicBackgroundWorker};
+use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::prelude::*;
 use std::ffi::{CStr, CString};
 use std::time::{Duration, Instant};
@@ -64,15 +65,15 @@ pub fn register_all(databases: &[CString]) {
 
 /// Starts a worker for a database, on the launcher's behalf, which is told when it
 /// has started and when it has exited. `None` if all worker slots are taken.
-pub fn launch(database: u32, role: u32, name: &str) -> Option<DynamicBackgroundWorker> {
+pub fn launch(database: u32, role: u32, name: &str) -> Option<DynamicWorker> {
     let argument = u64::from(role) << 32 | u64::from(database);
-    builder(&format!("bgworker: {WORKER_TYPE} {name}"), WORKER_TYPE)
-        .set_function("count_relations_launched_main")
-        .set_argument(Some(pg_sys::Datum::from(argument)))
-        .set_restart_time(None)
-        .set_notify_pid(session::my_pid())
-        .load_dynamic()
-        .ok()
+    DynamicWorker::start(
+        &builder(&format!("bgworker: {WORKER_TYPE} {name}"), WORKER_TYPE)
+            .set_function("count_relations_launched_main")
+            .set_argument(Some(pg_sys::Datum::from(argument)))
+            .set_restart_time(None)
+            .set_notify_pid(session::my_pid()),
+    )
 }
 
 /// Where the postmaster starts a worker of a list: `index` is its database's place
@@ -140,6 +141,7 @@ fn run(session: &Session) -> &'static str {
         if database_lock::wanted() {
             return "making way for a command that needs the database to itself";
         }
+        counter.receive_announcements();
         let mut now = Instant::now();
         let mut counted = false;
         if cadence.is_due(now) {

@@ -14,6 +14,7 @@ mod allocator;
 pub mod clock;
 pub mod database_list;
 pub mod database_lock;
+pub mod dynamic_worker;
 pub mod invalidation;
 pub mod log;
 pub mod nap;
