@@ -1,7 +1,7 @@
 //! Shared memory: the latest count of every database.
 //!
-//! Each worker owns a row, from its first count until it exits; everybody reads
-//! them, from any database.
+//! Each worker owns a row, which is there from its first count until it exits;
+//! everybody reads them, from any database.
 
 use crate::counter::Tally;
 use crate::server::clock;

@@ -2,8 +2,8 @@
 
 use pgrx::pg_sys;
 
-/// Waits for the locks that a query on `pg_class` may need, and keeps them until the
-/// end of the transaction.
+/// Waits for the locks that reading `pg_class` takes, and keeps them until the end of
+/// the transaction. (Planning the query, once, may still wait for other catalogs.)
 ///
 /// The query would take them by itself. Taken ahead, they keep two things apart from
 /// the wait: the snapshot, which would otherwise hold back vacuum for as long as

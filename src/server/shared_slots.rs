@@ -18,6 +18,8 @@ use pgrx::pg_sys;
 use std::hint::spin_loop;
 use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicPtr, AtomicU32, Ordering, fence};
+use std::thread::sleep;
+use std::time::Duration;
 
 /// How many numbers a slot holds.
 pub const WORDS: usize = 12;
@@ -140,6 +142,7 @@ impl Slot {
 
     /// The numbers, as one update left them.
     pub fn read(&self) -> [i64; WORDS] {
+        let mut attempts = 0;
         loop {
             let before = self.change_count.load(Ordering::Acquire);
             let words = std::array::from_fn(|i| self.words[i].load(Ordering::Relaxed));
@@ -148,13 +151,14 @@ impl Slot {
             if before == after && before.is_multiple_of(2) {
                 return words;
             }
-            spin_loop();
+            back_off(&mut attempts);
         }
     }
 
     /// Changes the numbers. `change` must not fail nor take long: nobody else can
     /// write or read the slot meanwhile.
     pub fn update(&self, change: impl FnOnce(&mut [i64; WORDS])) {
+        let mut attempts = 0;
         let count = loop {
             let count = self.change_count.load(Ordering::Relaxed) & !1;
             let odd = count.wrapping_add(1);
@@ -164,7 +168,7 @@ impl Slot {
                 .compare_exchange_weak(count, odd, success, failure)
             {
                 Ok(_) => break count,
-                Err(_) => spin_loop(),
+                Err(_) => back_off(&mut attempts),
             }
         };
         // The odd count is seen before any of the numbers changes.
@@ -176,5 +180,16 @@ impl Slot {
         }
         self.change_count
             .store(count.wrapping_add(2), Ordering::Release);
+    }
+}
+
+/// Lets somebody else, who may be waiting for the processor, finish a change.
+fn back_off(attempts: &mut u32) {
+    *attempts += 1;
+    if *attempts < 1_000 {
+        spin_loop();
+    } else {
+        pgrx::check_for_interrupts!();
+        sleep(Duration::from_millis(1));
     }
 }
