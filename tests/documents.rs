@@ -24,7 +24,9 @@ fn exists(name: &str) -> bool {
     let source = fs::read_to_string(format!("tests/{module}.rs")).unwrap_or_default();
     match test {
         "" => source.contains("#[test]"),
-        test => source.contains(&format!("#[test]\nfn {test}()")),
+        test => ["#[test]", "#[pg_test]"]
+            .iter()
+            .any(|attribute| source.contains(&format!("{attribute}\nfn {test}()"))),
     }
 }
 
