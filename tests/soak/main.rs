@@ -130,6 +130,8 @@ fn start() -> Cluster {
         "out of background worker slots",
         "more than count_relations.warn_above",
         "canceling statement due to user request",
+        // A worker whose database went while it was starting.
+        "does not exist",
         // One that had just ended.
         "is not a PostgreSQL server process",
         "is not a PostgreSQL backend process",
