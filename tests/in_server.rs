@@ -180,8 +180,9 @@ fn the_worker_is_in_pg_stat_activity() {
     );
 }
 
-#[pg_test]
-fn a_panic_costs_the_worker_and_not_the_server() {
+/// Runs a worker that is going to end in no good way, which is to cost nobody else
+/// anything: a crash would end this session, and the worker that counts.
+fn costs_the_worker_and_not_the_server(function: &str) {
     let worker = || {
         Spi::get_one::<i32>(
             "SELECT pid FROM pg_stat_get_activity(NULL) AS a \
@@ -190,15 +191,33 @@ fn a_panic_costs_the_worker_and_not_the_server() {
         .unwrap()
     };
     let before = worker();
-    // There is no such place in the list of databases.
     let doomed = crate::worker::builder("doomed", "doomed")
-        .set_function("count_relations_worker_main")
+        .set_function(function)
+        // There is no such place in the list of databases.
         .set_argument(Some(pg_sys::Datum::from(999)))
         .set_restart_time(None)
         .set_notify_pid(crate::server::session::my_pid())
         .load_dynamic()
         .expect("no worker slot");
     doomed.wait_for_shutdown().expect("the worker is to end");
-    // A crash would have ended this session, and the other worker.
     assert_eq!(worker(), before);
+}
+
+#[pg_test]
+fn a_panic_costs_the_worker_and_not_the_server() {
+    costs_the_worker_and_not_the_server("count_relations_worker_main");
+}
+
+#[pg_test]
+fn an_allocation_that_fails_costs_the_worker_and_not_the_server() {
+    costs_the_worker_and_not_the_server("count_relations_greedy_main");
+}
+
+/// Asks Rust's allocator for more than there is.
+#[allow(unsafe_code)]
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub extern "C-unwind" fn count_relations_greedy_main(_argument: pg_sys::Datum) {
+    crate::server::signals::attach();
+    std::hint::black_box(vec![1_u8; isize::MAX as usize / 2]);
 }
