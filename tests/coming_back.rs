@@ -29,13 +29,7 @@ fn a_canceled_query_costs_a_restart_of_the_worker_and_one_line() {
         ["canceling statement due to user request"]
     );
     drop(met.hold);
-    assert_ne!(cluster.worker(DATABASE), met.worker);
-    cluster.next_count(DATABASE);
-    assert!(
-        cluster
-            .lines_with("terminating any other active")
-            .is_empty()
-    );
+    states::assert_only_replaced(&cluster, met.worker);
 }
 
 #[test]

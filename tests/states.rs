@@ -146,3 +146,11 @@ pub fn grow_catalog(cluster: &Cluster, database: &str) {
             .unwrap();
     }
 }
+
+/// That another worker counts in the place of `former`, and nobody else has ended.
+pub fn assert_only_replaced(cluster: &Cluster, former: i32) {
+    assert_ne!(cluster.worker(DATABASE), former);
+    cluster.next_count(DATABASE);
+    let crashes = cluster.lines_with("terminating any other active");
+    assert!(crashes.is_empty());
+}
