@@ -1,6 +1,6 @@
 //! What it costs to count every database of a server that has many.
 
-use crate::cluster::Cluster;
+use crate::cluster::{self, Cluster};
 use crate::report::PerDatabase;
 use crate::{EMPTY, OURS, PLAIN, init, is_tick_of, processes, restart_workers, say, workers};
 use std::thread::sleep;
@@ -71,11 +71,11 @@ pub fn measure(cluster: &Cluster) -> PerDatabase {
     );
     let memory: u64 = ours
         .iter()
-        .map(|pid| processes::anonymous_memory(*pid))
+        .map(|pid| cluster::Usage::of(*pid).anonymous)
         .sum();
     PerDatabase {
         databases: COUNT,
         cpu,
-        memory_to_plain: memory as f64 / COUNT as f64 / processes::anonymous_memory(plain) as f64,
+        memory_to_plain: memory as f64 / COUNT as f64 / cluster::Usage::of(plain).anonymous as f64,
     }
 }

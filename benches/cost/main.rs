@@ -304,8 +304,8 @@ fn measure_cost(cluster: &Cluster, relations: u32, load: Load, skip_unchanged: b
         skip_unchanged,
         to_empty: median(to_empty),
         to_plain: median(to_plain),
-        memory_to_plain: processes::anonymous_memory(ours) as f64
-            / processes::anonymous_memory(plain) as f64,
+        memory_to_plain: cluster::Usage::of(ours).anonymous as f64
+            / cluster::Usage::of(plain).anonymous as f64,
     }
 }
 

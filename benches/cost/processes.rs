@@ -21,15 +21,6 @@ pub fn cpu_time_of_ended_children(pid: i32) -> Duration {
     Duration::from_millis((user + system) * 10)
 }
 
-/// The process's heap, stack and the like, in KiB: what it has written itself, and
-/// what it has inherited from the postmaster. Which of the latter, and which pages
-/// of files, are private depends on who else happens to map them.
-pub fn anonymous_memory(pid: i32) -> u64 {
-    let rollup = read(pid, "smaps_rollup");
-    let (_, value) = rollup.split_once("\nAnonymous:").unwrap();
-    number(value.split_whitespace().next())
-}
-
 fn read(pid: i32, file: &str) -> String {
     let path = format!("/proc/{pid}/{file}");
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("could not read {path}: {error}"))
