@@ -8,9 +8,12 @@ dir=$(mktemp -d /tmp/count_relations.XXXXXX)
 trap 'rm -rf "$dir"' EXIT
 give_to_postgres "$dir"
 
+major() { "$1" --version | sed -E 's/[^0-9]*([0-9]+).*/\1/'; }
+
+mapfile -t servers < <(printf '%s\n' "$default_pg_config" "$@" | sort -u)
 failed=0
 checked=0
-for server in "$default_pg_config" "$@"; do
+for server in "${servers[@]}"; do
     [[ -x $server ]] || continue
     data=$(mktemp -d "$dir/data.XXXXXX")
     give_to_postgres "$data"
@@ -18,10 +21,10 @@ for server in "$default_pg_config" "$@"; do
         cat "$dir/initdb" >&2
         die "initdb failed"
     }
-    ours=$("$server" --version | sed -E 's/[^0-9]*([0-9]+).*/\1/')
-    for other in "$default_pg_config" "$@"; do
+    ours=$(major "$server")
+    for other in "${servers[@]}"; do
         [[ -x $other ]] || continue
-        theirs=$("$other" --version | sed -E 's/[^0-9]*([0-9]+).*/\1/')
+        theirs=$(major "$other")
         library=$("$other" --pkglibdir)/count_relations.so
         [[ $theirs != "$ours" && -e $library ]] || continue
         checked=$((checked + 1))
