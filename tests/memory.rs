@@ -2,10 +2,9 @@
 //!
 //! `COUNT_RELATIONS_MEMORY_SECONDS` is how long a story takes.
 
-use crate::cluster::{Cluster, Usage, eventually};
+use crate::cluster::{Background, Cluster, Usage, eventually};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::{self, JoinHandle};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 const DATABASE: &str = "postgres";
@@ -99,17 +98,16 @@ fn bytes_in_contexts(cluster: &Cluster, worker: i32) -> u64 {
 /// A session that changes `pg_class` all the time, until dropped.
 struct Ddl {
     changes: Arc<AtomicUsize>,
-    done: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    #[allow(dead_code)] // held, not read
+    changing: Background,
 }
 
 impl Ddl {
     fn start(cluster: &Cluster) -> Ddl {
         let changes = Arc::new(AtomicUsize::new(0));
-        let done = Arc::new(AtomicBool::new(false));
-        let (counter, seen) = (Arc::clone(&changes), Arc::clone(&done));
+        let counter = Arc::clone(&changes);
         let mut client = cluster.connect(DATABASE);
-        let thread = thread::spawn(move || {
+        let changing = Background::start(move |done| {
             let statements = [&["CREATE TABLE t (id serial PRIMARY KEY)", "DROP TABLE t"]; 100];
             // Or dead rows would make each count slower than the one before. They
             // also have the worker plan its query again.
@@ -119,26 +117,13 @@ impl Ddl {
             ]];
             let round = maintenance.iter().chain(&statements).copied().flatten();
             for statement in round.cycle() {
-                if seen.load(Ordering::Relaxed) {
+                if done.load(Ordering::Relaxed) {
                     break;
                 }
                 client.batch_execute(statement).unwrap();
                 counter.fetch_add(1, Ordering::Relaxed);
             }
         });
-        Ddl {
-            changes,
-            done,
-            thread: Some(thread),
-        }
-    }
-}
-
-impl Drop for Ddl {
-    fn drop(&mut self) {
-        self.done.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        Ddl { changes, changing }
     }
 }

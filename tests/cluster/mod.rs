@@ -5,11 +5,13 @@
 //! The server is the one that `PG_CONFIG` belongs to, with count_relations
 //! installed. PostgreSQL refuses to run as root, so root runs it as `postgres`.
 
+mod background;
 mod log;
 mod stopped;
 mod throttle;
 mod usage;
 
+pub use background::Background;
 pub use log::{Level, Line};
 pub use stopped::Stopped;
 pub use throttle::Throttle;
