@@ -113,6 +113,8 @@ with_assertions() { # MAJOR VERSION
             tar -xf "$tarball" --strip-components 1
             quietly ./configure --prefix="$home" --enable-cassert --enable-debug \
                 --without-icu --without-readline --without-zlib CFLAGS='-O1 -fno-omit-frame-pointer'
+            # Beneath another make, it would not wait for its generated headers.
+            unset MAKELEVEL MAKEFLAGS
             quietly make -j "$(nproc)"
             quietly make install DESTDIR="$work/root"
         )
