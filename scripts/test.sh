@@ -2,7 +2,7 @@
 # Runs every test on the PostgreSQL of PG_CONFIG.
 source "$(dirname "$0")/common.sh"
 scripts/setup.sh
-scripts/exporter.sh
+scripts/tools.sh
 use_postgres
 
 dir=$(mktemp -d /tmp/count_relations.XXXXXX)

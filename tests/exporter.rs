@@ -32,7 +32,7 @@ impl Exporter {
         let socket = cluster.socket().display();
         let log = NamedTempFile::new().unwrap();
         let process = Command::new("prometheus-postgres-exporter")
-            .env("PATH", format!("{path}:{project}/target/exporter/usr/bin"))
+            .env("PATH", format!("{path}:{project}/target/tools"))
             .env(
                 "DATA_SOURCE_NAME",
                 format!("user={role} host={socket} dbname=postgres"),
@@ -46,7 +46,7 @@ impl Exporter {
             .stdin(Stdio::null())
             .stderr(log.reopen().unwrap())
             .spawn()
-            .expect("no prometheus-postgres-exporter, which scripts/exporter.sh provides");
+            .expect("no prometheus-postgres-exporter, which scripts/tools.sh provides");
         let mut exporter = Exporter {
             process,
             address: String::new(),

@@ -9,6 +9,7 @@ mod random_ddl;
 
 mod all_databases;
 mod churn;
+mod clock;
 mod coming_back;
 mod counting;
 mod documents;

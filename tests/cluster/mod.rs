@@ -21,7 +21,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, chown};
 use postgres::{Client, NoTls};
 use std::cell::RefCell;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -167,6 +167,7 @@ pub struct Cluster {
     directory: TempDir,
     _template: Option<Arc<TempDir>>,
     postmaster: RefCell<Option<Child>>,
+    environment: RefCell<Vec<(OsString, OsString)>>,
     expected: RefCell<Vec<String>>,
 }
 
@@ -211,6 +212,7 @@ impl Cluster {
             directory,
             _template: None,
             postmaster: RefCell::new(None),
+            environment: RefCell::default(),
             expected: RefCell::new(vec![
                 // Sessions that are open when their server is stopped.
                 "terminating connection due to administrator command".to_owned(),
@@ -257,6 +259,12 @@ impl Cluster {
         let path = self.data().join("postgresql.conf");
         let mut file = fs::OpenOptions::new().append(true).open(path).unwrap();
         writeln!(file, "{}", lines.join("\n")).unwrap();
+    }
+
+    /// Has the server start with a variable more in its environment.
+    pub fn set_environment(&self, name: &str, value: &OsStr) {
+        let variable = (name.into(), value.to_owned());
+        self.environment.borrow_mut().push(variable);
     }
 
     /// Starts the server and waits until it accepts connections.
@@ -308,6 +316,7 @@ impl Cluster {
             .arg("-k")
             .arg(self.socket())
             .args(["-c", "listen_addresses="])
+            .envs(self.environment.borrow().iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
