@@ -36,10 +36,10 @@ impl Cadence {
     /// Ends the tick that was due: the next is the first one after `now` that is
     /// not before `earliest`. Returns how many ticks `earliest` left out.
     pub fn advance(&mut self, now: Instant, earliest: Instant) -> u64 {
-        let missed = whole_naptimes(now - self.next, self.naptime);
+        let missed = nanoseconds(now - self.next) / nanoseconds(self.naptime);
         let next = self.next + times(self.naptime, missed + 1);
         let held_back = earliest.saturating_duration_since(next);
-        let left_out = held_back.as_nanos().div_ceil(self.naptime.as_nanos()) as u64;
+        let left_out = nanoseconds(held_back).div_ceil(nanoseconds(self.naptime));
         self.next = next + times(self.naptime, left_out);
         self.last = Some(self.next - self.naptime);
         self.earliest = earliest;
@@ -60,12 +60,13 @@ impl Cadence {
     }
 }
 
-fn whole_naptimes(time: Duration, naptime: Duration) -> u64 {
-    (time.as_nanos() / naptime.as_nanos()) as u64
+/// Enough for five centuries.
+fn nanoseconds(time: Duration) -> u64 {
+    time.as_nanos() as u64
 }
 
 fn times(naptime: Duration, count: u64) -> Duration {
-    Duration::from_nanos_u128(naptime.as_nanos() * u128::from(count))
+    Duration::from_nanos(nanoseconds(naptime) * count)
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@
 //! - *Other databases'* changes are not announced here, nor counted.
 
 use crate::server::transaction::{transaction, with_snapshot};
-use crate::server::{activity, invalidation, relation_lock};
+use crate::server::{activity, heap, invalidation, relation_lock};
 use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
 use pgrx::spi::{OwnedPreparedStatement, SpiResult};
@@ -97,7 +97,15 @@ impl Counter {
                 relations,
                 counted_in: None,
             },
-            _ => transaction(|| self.count()),
+            _ => {
+                let planned = self.query.is_some();
+                let tally = transaction(|| self.count());
+                if !planned {
+                    // Counting with a plan takes less memory than planning did.
+                    heap::give_back();
+                }
+                tally
+            }
         }
     }
 

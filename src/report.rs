@@ -1,5 +1,6 @@
 //! What the log says of the counts of a database.
 
+use crate::server::log::Line;
 use crate::settings::{self, LogCounts};
 use pgrx::prelude::*;
 use std::time::Duration;
@@ -8,6 +9,9 @@ use std::time::Duration;
 pub struct Report<'a> {
     database: &'a str,
     last_logged: Option<i64>,
+    /// A count and the line for it: formatting the same again would cost an idle tick
+    /// about as much as everything else that it does for us.
+    line: Option<(i64, Line)>,
     warned: bool,
 }
 
@@ -16,28 +20,34 @@ impl<'a> Report<'a> {
         Report {
             database,
             last_logged: None,
+            line: None,
             warned: false,
         }
     }
 
     /// Reports a count, as `log_counts` and `warn_above` ask for.
     pub fn count(&mut self, relations: i64) {
+        let database = self.database;
+        let text = || format!("Currently {relations} relations in database \"{database}\"");
         match settings::log_counts() {
-            LogCounts::All => self.log(relations, ""),
-            LogCounts::Changes => match self.last_logged {
-                None => self.log(relations, ""),
-                Some(last) if last == relations => {}
-                Some(last) => self.log(relations, &format!(" ({:+})", relations - last)),
-            },
+            LogCounts::All => {
+                self.line.take_if(|(count, _)| *count != relations);
+                let (_, line) = self
+                    .line
+                    .get_or_insert_with(|| (relations, Line::new(&text())));
+                line.log();
+                self.last_logged = Some(relations);
+            }
+            LogCounts::Changes => {
+                match self.last_logged.replace(relations) {
+                    None => log::info!("{}", text()),
+                    Some(last) if last == relations => {}
+                    Some(last) => log::info!("{} ({:+})", text(), relations - last),
+                };
+            }
             LogCounts::None => {}
         }
         self.compare(relations, settings::warn_above());
-    }
-
-    fn log(&mut self, relations: i64, difference: &str) {
-        let database = self.database;
-        log::info!("Currently {relations} relations in database \"{database}\"{difference}");
-        self.last_logged = Some(relations);
     }
 
     /// Warns when the count rises above the threshold, and says when it is back.

@@ -2,7 +2,7 @@
 
 use crate::cluster::Cluster;
 use crate::report::{Reads, TickWithReader};
-use crate::{EMPTY, OURS, PLAIN, Usage, WINDOW, beside, median, processes, say, stagger, workers};
+use crate::{EMPTY, OURS, PLAIN, beside, median, per_tick, processes, say, workers};
 use postgres::Client;
 use std::thread::sleep;
 use std::time::Duration;
@@ -75,22 +75,19 @@ pub fn measure_reads(cluster: &Cluster, databases: usize) -> Reads {
 /// The cost of an idle tick with a session that reads the view all the time, and
 /// without one, in turn.
 pub fn measure_ticks(cluster: &Cluster) -> TickWithReader {
-    const WINDOWS: usize = 8;
+    const PAIRS: usize = 6;
     say("Ticks while a session reads the view");
     let mut client = connect(cluster);
     let pids = [OURS, EMPTY, PLAIN].map(|name| workers(cluster, name, 1)[0]);
-    let window = || {
-        stagger(pids);
-        let before = Usage::of(cluster, pids);
-        sleep(WINDOW);
-        let [ours, empty, _] = Usage::of(cluster, pids).per_tick_since(&before);
+    let to_empty = || {
+        let [ours, empty, _] = per_tick(cluster, pids);
         ours / empty
     };
     sleep(Duration::from_secs(1));
     let (mut alone, mut with_reader) = (Vec::new(), Vec::new());
-    for _ in 0..WINDOWS {
-        alone.push(window());
-        with_reader.push(beside(|| _ = read(&mut client, VIEW), window));
+    for _ in 0..PAIRS {
+        alone.push(to_empty());
+        with_reader.push(beside(|| _ = read(&mut client, VIEW), to_empty));
         eprintln!(
             "    × empty_worker {:.3}, with a reader {:.3}",
             alone.last().unwrap(),

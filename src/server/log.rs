@@ -10,9 +10,8 @@
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use pgrx::{PgLogLevel, pg_sys};
-use std::cell::Cell;
-use std::ffi::{CStr, c_char, c_int};
-use std::io::Write;
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::panic::Location;
 
 // Not in `pg_sys`, which keeps them for pgrx's own `ereport!`, or only with a wrapper
 // that is ready to catch an error, which message_level_is_interesting() never raises.
@@ -41,20 +40,12 @@ impl Log for ServerLog {
 
     fn log(&self, record: &Record) {
         if self.enabled(record.metadata()) {
-            // Its memory is kept from one record to the next.
-            thread_local!(static TEXT: Cell<Vec<u8>> = const { Cell::new(Vec::new()) });
-            let mut text = TEXT.take();
-            text.clear();
-            let _ = write!(text, "{}\0", record.args());
-            let file = text.len();
-            let _ = write!(text, "{}\0", record.file().unwrap_or_default());
             emit(
                 server_level(record.level()),
-                until_nul(&text),
-                until_nul(&text[file..]),
-                record.line().unwrap_or_default() as c_int,
+                &c_string(&record.args().to_string()),
+                &c_string(record.file().unwrap_or_default()),
+                record.line().unwrap_or_default(),
             );
-            TEXT.set(text);
         }
     }
 
@@ -70,8 +61,8 @@ fn server_level(level: Level) -> c_int {
     }) as c_int
 }
 
-fn emit(level: c_int, message: &CStr, file: &CStr, line: c_int) {
-    let (message, file) = (message.as_ptr(), file.as_ptr());
+fn emit(level: c_int, message: &CStr, file: &CStr, line: u32) {
+    let (message, file, line) = (message.as_ptr(), file.as_ptr(), line as c_int);
     // SAFETY: the three calls that the ereport() macro makes, in its order. Below
     // ERROR, errfinish() is done with all pointers when it returns. Should one of
     // them raise an error of its own (out of memory), the boundary turns it into
@@ -86,6 +77,24 @@ fn emit(level: c_int, message: &CStr, file: &CStr, line: c_int) {
     }
 }
 
-fn until_nul(text: &[u8]) -> &CStr {
-    CStr::from_bytes_until_nul(text).unwrap_or_default()
+/// A message that is formatted once and logged any number of times, at LOG.
+pub struct Line(CString);
+
+impl Line {
+    pub fn new(text: &str) -> Line {
+        Line(c_string(text))
+    }
+
+    #[track_caller]
+    pub fn log(&self) {
+        let caller = Location::caller();
+        let file = caller.file_as_c_str();
+        emit(server_level(Level::Info), &self.0, file, caller.line());
+    }
+}
+
+/// What follows a null byte is left out.
+fn c_string(text: &str) -> CString {
+    let end = text.find('\0').unwrap_or(text.len());
+    CString::new(&text[..end]).unwrap_or_default()
 }

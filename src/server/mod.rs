@@ -15,6 +15,7 @@ pub mod clock;
 pub mod database_list;
 pub mod database_lock;
 pub mod dynamic_worker;
+pub mod heap;
 pub mod invalidation;
 pub mod log;
 pub mod nap;

@@ -1,0 +1,15 @@
+//! The C library's heap, from which the server's memory contexts take their blocks
+//! (`utils/mmgr/aset.c`).
+
+/// Returns to the system the pages in which nothing is left. The C library does so by
+/// itself only if they are many and at the end of the heap. Does nothing where the C
+/// library is not glibc.
+pub fn give_back() {
+    #[cfg(target_env = "gnu")]
+    {
+        unsafe extern "C" {
+            safe fn malloc_trim(pad: usize) -> std::ffi::c_int;
+        }
+        malloc_trim(0);
+    }
+}
