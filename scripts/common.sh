@@ -45,6 +45,10 @@ sudo_if_needed() {
     fi
 }
 
+# What outlives a checkout; for root where the postgres user can read it.
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/count_relations
+! is_root || cache=/var/cache/count_relations
+
 apt_install() {
     say "Installing $*"
     # An old package list names files that are gone from the mirrors.

