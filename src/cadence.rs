@@ -37,11 +37,16 @@ impl Cadence {
     /// not before `earliest`. Returns how many ticks `earliest` left out.
     pub fn advance(&mut self, now: Instant, earliest: Instant) -> u64 {
         let missed = nanoseconds(now - self.next) / nanoseconds(self.naptime);
-        let next = self.next + times(self.naptime, missed + 1);
-        let held_back = earliest.saturating_duration_since(next);
-        let left_out = nanoseconds(held_back).div_ceil(nanoseconds(self.naptime));
-        self.next = next + times(self.naptime, left_out);
-        self.last = Some(self.next - self.naptime);
+        let mut last = self.next + times(self.naptime, missed);
+        let mut next = last + self.naptime;
+        let mut left_out = 0;
+        if next < earliest {
+            left_out = nanoseconds(earliest - next).div_ceil(nanoseconds(self.naptime));
+            last += times(self.naptime, left_out);
+            next = last + self.naptime;
+        }
+        self.last = Some(last);
+        self.next = next;
         self.earliest = earliest;
         left_out
     }
@@ -85,6 +90,20 @@ mod tests {
         cadence.set_naptime(SECOND);
         assert!(!cadence.is_due(start + 99 * SECOND));
         assert!(cadence.is_due(start + 100 * SECOND));
+    }
+
+    #[test]
+    fn a_rest_leaves_ticks_out_and_the_cadence_is_kept() {
+        let start = Instant::now();
+        let mut cadence = Cadence::new(start, SECOND);
+        // A count of ten and a half seconds, and nine times that of rest.
+        let now = start + Duration::from_millis(10_500);
+        let earliest = now + Duration::from_millis(94_500);
+        assert_eq!(cadence.advance(now, earliest), 94);
+        assert_eq!(cadence.time_left(start + 104 * SECOND), SECOND);
+        // The last tick is where the cadence would have had it.
+        cadence.set_naptime(2 * SECOND);
+        assert_eq!(cadence.time_left(start + 104 * SECOND), 2 * SECOND);
     }
 
     #[test]

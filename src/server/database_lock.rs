@@ -16,6 +16,14 @@
 //! PostgreSQL 19 has this built in (`BGWORKER_INTERRUPTIBLE`).
 
 use pgrx::pg_sys;
+use std::ffi::c_int;
+
+// Declared here and not taken from `pg_sys`, whose wrapper would be ready to catch an
+// error; this raises one only for a lock method that does not exist, or with hundreds
+// of LWLocks held.
+unsafe extern "C-unwind" {
+    fn LockWaiterCount(locktag: *const pg_sys::LOCKTAG) -> c_int;
+}
 
 /// Whether a command that needs the current database to itself is under way.
 pub fn wanted() -> bool {
@@ -41,7 +49,7 @@ pub fn wanted_by_others(database: u32) -> bool {
         };
         // Counts the holders as well as those who wait: nearly always there are none,
         // and asking is cheaper than having the lock table remember a lock of ours.
-        if pg_sys::LockWaiterCount(&database) == 0 {
+        if LockWaiterCount(&database) == 0 {
             return false;
         }
         let (session_lock, dont_wait) = (true, true);

@@ -26,7 +26,8 @@ unsafe extern "C-unwind" {
 /// answered here. SIGTERM is left to the caller, who can leave with a better
 /// message; see [`signals::terminated`].
 pub fn nap(timeout: Duration) {
-    let milliseconds = timeout.as_nanos().div_ceil(1_000_000) as c_long;
+    let milliseconds =
+        timeout.as_secs() * 1_000 + u64::from(timeout.subsec_nanos().div_ceil(1_000_000));
     let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
     // SAFETY: MyLatch belongs to this process from InitProcess() on, and events
     // and timeout are as WaitLatch() asks: a timeout that is not negative, and
@@ -35,7 +36,7 @@ pub fn nap(timeout: Duration) {
         pg_sys::WaitLatch(
             pg_sys::MyLatch,
             events as i32,
-            milliseconds,
+            milliseconds as c_long,
             wait_event_info(),
         );
         ResetLatch(pg_sys::MyLatch);
