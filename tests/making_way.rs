@@ -5,6 +5,7 @@
 
 use crate::cluster::{Cluster, eventually};
 use crate::states::{self, BUSY, Hold, LONG_NAP, Met, SHORT_NAP};
+use postgres::error::SqlState;
 use std::thread::{sleep, spawn};
 use std::time::Duration;
 
@@ -104,4 +105,29 @@ fn a_database_of_another_name_does_not_concern_the_worker() {
     cluster.execute("postgres", "DROP DATABASE another");
     cluster.next_count("app");
     assert_eq!(cluster.worker("app"), worker);
+}
+
+/// The server lets an owner end other sessions of a database only if all of them are
+/// his own; the worker has no chance to leave before that is checked.
+#[test]
+fn for_the_owner_of_a_database_unless_he_uses_force_without_the_right_to() {
+    let cluster = states::start(SHORT_NAP);
+    cluster.expect("database \"app\" does not exist");
+    let own = "CREATE ROLE owner LOGIN; ALTER DATABASE app OWNER TO owner";
+    cluster.execute("postgres", own);
+    let mut owner = cluster.connect_as("owner", "postgres");
+    let refusal = owner.batch_execute("DROP DATABASE app WITH (FORCE)");
+    let code = refusal.unwrap_err().code().cloned();
+    assert_eq!(code, Some(SqlState::INSUFFICIENT_PRIVILEGE));
+    cluster
+        .expect("to terminate process")
+        .expect("process is being terminated");
+    owner.batch_execute("DROP DATABASE app").unwrap();
+
+    cluster.execute("postgres", "CREATE DATABASE app OWNER owner");
+    await_counting(&cluster);
+    cluster.execute("postgres", "GRANT pg_signal_backend TO owner");
+    owner
+        .batch_execute("DROP DATABASE app WITH (FORCE)")
+        .unwrap();
 }
