@@ -73,7 +73,6 @@ pub struct Tally {
 
 impl Counter {
     pub fn new() -> Self {
-        invalidation::watch_pg_class();
         Counter {
             query: None,
             last: None,
@@ -98,12 +97,9 @@ impl Counter {
                 counted_in: None,
             },
             _ => {
-                let planned = self.query.is_some();
                 let tally = transaction(|| self.count());
-                if !planned {
-                    // Counting with a plan takes less memory than planning did.
-                    heap::give_back();
-                }
+                // It may be long until the next.
+                heap::give_back();
                 tally
             }
         }

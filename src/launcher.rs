@@ -6,13 +6,13 @@
 //! that a launcher that was started again takes over the workers it finds.
 
 use crate::registry;
+use crate::report;
 use crate::server::activity::Statistics;
 use crate::server::database_list::{Database, connectable_databases};
 use crate::server::dynamic_worker::DynamicWorker;
 use crate::server::{database_lock, nap, session, signals};
 use crate::settings;
 use crate::worker::{self, RESTART_INTERVAL};
-use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -72,8 +72,8 @@ struct Launcher {
     /// The last launch for each database; what became of it, the registry knows,
     /// but for the moment that a worker takes to start.
     launches: HashMap<u32, Launch>,
-    /// Whether it has been said that there are too few worker slots.
-    warned: bool,
+    /// Those of which it has been said that there are too few worker slots for them.
+    named: HashSet<u32>,
 }
 
 impl Launcher {
@@ -81,7 +81,7 @@ impl Launcher {
         Launcher {
             role,
             launches: HashMap::new(),
-            warned: false,
+            named: HashSet::new(),
         }
     }
 
@@ -97,6 +97,8 @@ impl Launcher {
                 signals::terminate(row.pid);
             }
         }
+        self.named
+            .retain(|oid| wanted.contains(oid) && !counted.contains(oid));
         let now = Instant::now();
         for launch in self.launches.values_mut() {
             if launch.ended.is_none() && launch.worker.has_ended() {
@@ -137,29 +139,17 @@ impl Launcher {
         })
     }
 
+    /// Warns when there are databases without a worker that have not been named yet.
     fn warn_once(&mut self, uncounted: &[&Database], total: usize) {
-        if uncounted.is_empty() {
-            self.warned = false;
-            return;
-        }
-        if self.warned {
-            return;
-        }
-        self.warned = true;
-        let names: Vec<String> = uncounted
+        if uncounted
             .iter()
-            .map(|database| format!("\"{}\"", database.name))
-            .collect();
-        pg_sys::panic::ErrorReport::new(
-            PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-            format!(
-                "out of background worker slots: relations of {} of {total} databases are not counted",
-                uncounted.len()
-            ),
-            function_name!(),
-        )
-        .set_detail(format!("Not counted: {}.", names.join(", ")))
-        .set_hint("You might need to increase max_worker_processes.")
-        .report(PgLogLevel::WARNING);
+            .all(|database| self.named.contains(&database.oid))
+        {
+            return;
+        }
+        self.named
+            .extend(uncounted.iter().map(|database| database.oid));
+        let names = uncounted.iter().map(|database| database.name.as_str());
+        report::out_of_slots(names, total);
     }
 }

@@ -91,3 +91,26 @@ impl<'a> Report<'a> {
         );
     }
 }
+
+/// Warns that the server has no worker slots for some of the databases, `total` in all.
+/// Says nothing if there are none.
+pub fn out_of_slots(uncounted: impl IntoIterator<Item: AsRef<str>>, total: usize) {
+    let names: Vec<String> = uncounted
+        .into_iter()
+        .map(|name| format!("\"{}\"", name.as_ref()))
+        .collect();
+    if names.is_empty() {
+        return;
+    }
+    pg_sys::panic::ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+        format!(
+            "out of background worker slots: relations of {} of {total} databases are not counted",
+            names.len()
+        ),
+        function_name!(),
+    )
+    .set_detail(format!("Not counted: {}.", names.join(", ")))
+    .set_hint("You might need to increase max_worker_processes.")
+    .report(PgLogLevel::WARNING);
+}

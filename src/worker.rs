@@ -7,11 +7,11 @@
 use crate::cadence::Cadence;
 use crate::counter::Counter;
 use crate::registry::Entry;
-use crate::report::Report;
+use crate::report::{self, Report};
 use crate::server::activity::Statistics;
 use crate::server::dynamic_worker::DynamicWorker;
 use crate::server::session::{self, Session};
-use crate::server::{database_lock, nap, signals};
+use crate::server::{database_lock, nap, shared_slots, signals};
 use crate::settings;
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::prelude::*;
@@ -48,6 +48,11 @@ pub fn builder(name: &str, process_type: &str) -> BackgroundWorkerBuilder {
 
 /// Registers a worker for each of the databases; to be called from `_PG_init`.
 pub fn register_all(databases: &[CString]) {
+    // The server itself does not say whom it has no room for.
+    if let Some(uncounted) = databases.get(shared_slots::count()..) {
+        let names = uncounted.iter().map(|name| name.to_string_lossy());
+        report::out_of_slots(names, databases.len());
+    }
     for (index, database) in databases.iter().enumerate() {
         // `ps` shows the name. It has not started with "bgworker: " by itself
         // since PostgreSQL 11, but people look for it.
@@ -142,6 +147,9 @@ fn run(session: &Session) -> &'static str {
             return "making way for a command that needs the database to itself";
         }
         counter.receive_announcements();
+        if session.is_of_another_name() {
+            return "leaving, as the database has got another name";
+        }
         let mut now = Instant::now();
         let mut counted = false;
         if cadence.is_due(now) {

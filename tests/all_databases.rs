@@ -416,7 +416,31 @@ fn a_second_shortage_is_said_again() {
     assert_eq!(cluster.lines_with(OUT_OF_SLOTS).len(), 1);
     cluster.execute("postgres", "CREATE DATABASE fourth");
     cluster.await_nth_line(OUT_OF_SLOTS, 2);
-    cluster.await_nth_line("Not counted: \"fourth\".", 1);
+    cluster.await_line("Not counted: \"fourth\".");
+    cluster.execute("postgres", "CREATE DATABASE fifth");
+    cluster.await_line("Not counted: \"fourth\", \"fifth\".");
+    assert_eq!(cluster.lines_with(OUT_OF_SLOTS).len(), 3);
+}
+
+#[test]
+fn a_list_that_is_longer_than_there_are_slots_is_a_warning_too() {
+    let cluster = Cluster::init(&[
+        "count_relations.databases = 'app, postgres, Template1'",
+        "max_worker_processes = 2",
+        "max_logical_replication_workers = 0",
+    ]);
+    cluster.expect(OUT_OF_SLOTS);
+    cluster.start_server();
+    let warning = cluster.await_line(OUT_OF_SLOTS);
+    assert_eq!(
+        (warning.level, warning.message.as_str()),
+        (
+            Level::Warning,
+            "out of background worker slots: relations of 1 of 3 databases are not counted"
+        )
+    );
+    cluster.await_line("Not counted: \"template1\".");
+    await_workers(&cluster, &["app", "postgres"]);
 }
 
 // The ceiling on rows is the server's own ceiling on workers: shared memory has a
@@ -728,9 +752,6 @@ fn a_standby_follows_the_databases_of_its_primary_and_goes_on_when_promoted() {
     primary.execute("postgres", "DROP DATABASE app");
     await_workers(&standby, &["created", "postgres"]);
     primary.execute("postgres", "ALTER DATABASE created RENAME TO renamed");
-    primary.execute("postgres", "ALTER DATABASE renamed IS_TEMPLATE true");
-    await_workers(&standby, &["postgres"]);
-    primary.execute("postgres", "ALTER DATABASE renamed IS_TEMPLATE false");
     let before = await_workers(&standby, &["postgres", "renamed"]);
     await_rows(&mut standby.connect("postgres"), &before);
     let first = launcher(&standby);

@@ -223,9 +223,11 @@ fn settings_at_their_minimum_leave_the_server_alone() {
         "max_wal_senders = 0",
         "shared_buffers = '128kB'",
     ]);
+    cluster.expect("out of background worker slots");
     cluster.start_server();
-    let line = cluster.await_line("too many background workers");
+    let line = cluster.await_line("too many background workers"); // the server's
     assert_eq!(line.level, Level::Log);
+    cluster.await_line("Not counted: \"postgres\".");
     let mut client = cluster.connect("postgres");
     client
         .batch_execute("CREATE EXTENSION count_relations")

@@ -69,3 +69,25 @@ fn a_database_dropped_on_the_primary_is_let_go_on_the_standby() {
     primary.execute("postgres", "CREATE DATABASE app");
     standby.await_next_line("relations in database \"app\"");
 }
+
+#[test]
+fn a_rename_that_is_replayed_is_noticed() {
+    let primary = states::start(BUSY);
+    let standby = primary.start_standby(&["count_relations.naptime = '1h'"]);
+    standby.await_line("relations in database \"app\"");
+    let worker = standby.worker(DATABASE);
+    for server in [&primary, &standby] {
+        server.expect("database \"app\" does not exist");
+    }
+    primary.execute("postgres", "ALTER DATABASE app RENAME TO old");
+    let left = standby.await_line("database \"app\" leaving, as the database has got another name");
+    assert_eq!(left.pid, worker);
+    standby.await_line("database \"app\" does not exist");
+    // What is counted is whichever database has the name.
+    primary.execute("postgres", "CREATE DATABASE app");
+    primary.execute(DATABASE, "CREATE TABLE t ()");
+    standby.await_nth_line("worker started for database \"app\"", 2);
+    let sql = "SELECT count(*) FROM pg_class";
+    let row = standby.connect(DATABASE).query_one(sql, &[]).unwrap();
+    standby.await_count(DATABASE, row.get(0));
+}

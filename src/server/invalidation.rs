@@ -1,40 +1,49 @@
-//! Has `pg_class` changed? (`utils/cache/inval.c`)
+//! Has `pg_class` changed, or `pg_database`? (`utils/cache/inval.c`)
 //!
 //! Every process keeps caches of the system catalogs, and the server tells all of
 //! them, through a queue in shared memory, which entries have become invalid.
 //! Whoever changes a row of `pg_class` sends such a message for the cache that is
-//! keyed by the relation's oid, RELOID. A callback registered for that cache is
-//! therefore called for every change, in the middle of whatever made the process
-//! look into the queue: starting a transaction, taking a lock on a relation, or
-//! [`receive`].
+//! keyed by the relation's oid, RELOID; for `pg_database` it is DATABASEOID. A callback
+//! registered for that cache is therefore called for every change, in the middle of
+//! whatever made the process look into the queue: starting a transaction, taking a lock
+//! on a relation, or [`receive`].
 
 use pgrx::pg_sys;
+use pgrx::pg_sys::SysCacheIdentifier::{DATABASEOID, RELOID};
 use std::ffi::c_int;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 static PG_CLASS_CHANGED: AtomicBool = AtomicBool::new(true);
+static PG_DATABASE_CHANGED: AtomicBool = AtomicBool::new(true);
 
-/// Starts watching. Until then, and until [`forget_pg_class_changes`], `pg_class`
-/// counts as changed.
-pub fn watch_pg_class() {
+/// Starts watching. Until then, both count as changed.
+pub fn watch() {
     static REGISTERED: Once = Once::new();
-    // SAFETY: the callback has the signature that SyscacheCallbackFunction asks
-    // for, lives as long as the process, and raises no error. Callbacks can't be
-    // taken back and slots are few, hence once.
-    REGISTERED.call_once(|| unsafe {
-        pg_sys::CacheRegisterSyscacheCallback(
-            pg_sys::SysCacheIdentifier::RELOID as c_int,
-            Some(on_pg_class_change),
-            pg_sys::Datum::from(0),
-        );
+    REGISTERED.call_once(|| {
+        for cache in [RELOID, DATABASEOID] {
+            // SAFETY: the callback has the signature that SyscacheCallbackFunction asks
+            // for, lives as long as the process, and raises no error. Callbacks can't be
+            // taken back and slots are few, hence once.
+            unsafe {
+                pg_sys::CacheRegisterSyscacheCallback(
+                    cache as c_int,
+                    Some(on_change),
+                    pg_sys::Datum::from(0),
+                );
+            }
+        }
     });
 }
 
 /// May be called at nearly any time, also while the caches are being rebuilt, so
 /// it looks at nothing and sets a flag.
-unsafe extern "C-unwind" fn on_pg_class_change(_: pg_sys::Datum, _cache: c_int, _hash: u32) {
-    PG_CLASS_CHANGED.store(true, Ordering::Relaxed);
+unsafe extern "C-unwind" fn on_change(_: pg_sys::Datum, cache: c_int, _hash: u32) {
+    let changed = match cache {
+        cache if cache == RELOID as c_int => &PG_CLASS_CHANGED,
+        _ => &PG_DATABASE_CHANGED,
+    };
+    changed.store(true, Ordering::Relaxed);
 }
 
 /// Receives what has been announced to the process by now.
@@ -61,4 +70,9 @@ pub fn pg_class_changed() -> bool {
 /// that is going to see them.
 pub fn forget_pg_class_changes() {
     PG_CLASS_CHANGED.store(false, Ordering::Relaxed);
+}
+
+/// Whether a change of `pg_database` has been received since the last call.
+pub fn take_pg_database_change() -> bool {
+    PG_DATABASE_CHANGED.swap(false, Ordering::Relaxed)
 }

@@ -1,5 +1,6 @@
 //! Connecting a worker to a database, on its own terms.
 
+use super::invalidation;
 use super::transaction::transaction;
 use pgrx::pg_sys;
 use std::ffi::{CStr, c_char};
@@ -77,7 +78,18 @@ pub fn connect_by_oid(database: u32, role: u32, application_name: &CStr) -> Sess
     settle(application_name)
 }
 
+impl Session {
+    /// Whether the database has got another name. Where it can be renamed, one makes
+    /// way for that, but a standby replays it without a word to those who are connected:
+    /// only locks on relations are replayed (`LogAccessExclusiveLock()` in
+    /// `storage/ipc/standby.c`).
+    pub fn is_of_another_name(&self) -> bool {
+        invalidation::take_pg_database_change() && transaction(current_database) != self.database
+    }
+}
+
 fn settle(application_name: &CStr) -> Session {
+    invalidation::watch();
     transaction(|| {
         // Who it is that connected, and not who the database would have it be. Looked
         // up by name, hence in a transaction, and before `role`, which depends on it.
@@ -93,20 +105,26 @@ fn settle(application_name: &CStr) -> Session {
         fix_setting(name, value);
     }
     transaction(|| {
-        // SAFETY: the catalog look-ups need a transaction. The role exists, as we
-        // are connected as it; so does the database, if there is one, which can't be
-        // dropped while we are connected. Both names are palloc'd.
+        // SAFETY: the catalog look-up needs a transaction. The role exists, as we
+        // are connected as it. Its name is palloc'd.
         unsafe {
-            let database = pg_sys::get_database_name(pg_sys::MyDatabaseId);
             let role = pg_sys::GetUserId();
             Session {
-                database: owned(database),
+                database: current_database(),
                 database_oid: pg_sys::MyDatabaseId.to_u32(),
                 role: owned(pg_sys::GetUserNameFromId(role, false)),
                 role_oid: role.to_u32(),
             }
         }
     })
+}
+
+/// The name of the database that the process is connected to; to be called within
+/// [`transaction`].
+fn current_database() -> String {
+    // SAFETY: a catalog look-up, which needs a transaction. The name is palloc'd, or
+    // null without a database.
+    unsafe { owned(pg_sys::get_database_name(pg_sys::MyDatabaseId)) }
 }
 
 /// # Safety

@@ -65,8 +65,9 @@ fn call(hook: &AtomicPtr<()>) {
     }
 }
 
-fn slot_count() -> usize {
-    // SAFETY: a global that does not change after shared memory was sized by it.
+/// The number of slots, which is the number of workers that the server can have.
+pub fn count() -> usize {
+    // SAFETY: a global that does not change any more when libraries are preloaded.
     unsafe { pg_sys::max_worker_processes as usize }
 }
 
@@ -74,13 +75,13 @@ fn slot_count() -> usize {
 unsafe extern "C-unwind" fn on_shmem_request() {
     call(&PREVIOUS_REQUEST_HOOK);
     // SAFETY: the one place from which this may be called (miscinit.c).
-    unsafe { pg_sys::RequestAddinShmemSpace(slot_count() * size_of::<Slot>()) };
+    unsafe { pg_sys::RequestAddinShmemSpace(count() * size_of::<Slot>()) };
 }
 
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn on_shmem_startup() {
     call(&PREVIOUS_STARTUP_HOOK);
-    let size = slot_count() * size_of::<Slot>();
+    let size = count() * size_of::<Slot>();
     let mut found = false;
     // SAFETY: the space was asked for above. ShmemInitStruct() aligns to a cache
     // line. The postmaster is alone with it, so no lock is needed to clear it; all
@@ -99,7 +100,7 @@ pub fn all() -> Option<&'static [Slot]> {
     let table = TABLE.load(Ordering::Relaxed);
     // SAFETY: on_shmem_startup() made it this long, initialized it, and it stays
     // mapped for as long as the process lives. Its contents are atomics.
-    (!table.is_null()).then(|| unsafe { std::slice::from_raw_parts(table, slot_count()) })
+    (!table.is_null()).then(|| unsafe { std::slice::from_raw_parts(table, count()) })
 }
 
 /// Makes this process, a background worker, the owner of a free slot until it
