@@ -45,6 +45,7 @@
 //!   neither.
 //! - *Other databases'* changes are not announced here, nor counted.
 
+use crate::server::signals::cancelable;
 use crate::server::transaction::{transaction, with_snapshot};
 use crate::server::{activity, heap, invalidation, relation_lock};
 use pgrx::pg_sys::panic::ErrorReportable;
@@ -97,7 +98,7 @@ impl Counter {
                 counted_in: None,
             },
             _ => {
-                let tally = transaction(|| self.count());
+                let tally = cancelable(|| transaction(|| self.count()));
                 // It may be long until the next.
                 heap::give_back();
                 tally

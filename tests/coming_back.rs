@@ -3,6 +3,8 @@
 use crate::cluster::{Cluster, Level, eventually, is_gone, send};
 use crate::states::{self, BUSY, DATABASE, Hold};
 use nix::sys::signal::Signal;
+use std::thread::sleep;
+use std::time::Duration;
 
 /// The errors that the worker logged, one line each.
 fn errors(cluster: &Cluster, worker: i32) -> Vec<String> {
@@ -34,15 +36,21 @@ fn a_canceled_query_costs_a_restart_of_the_worker_and_one_line() {
 
 #[test]
 fn an_idle_worker_has_nothing_to_cancel() {
-    let cluster = states::start(&["count_relations.databases = 'app'"]);
+    let fast = "count_relations.naptime = '10ms'";
+    let cluster = states::start(&["count_relations.databases = 'app'", fast]);
     let worker = cluster.worker(DATABASE);
-    let mut client = cluster.connect("postgres");
-    for _ in 0..3 {
-        client
-            .execute("SELECT pg_cancel_backend($1)", &[&worker])
-            .unwrap();
-        cluster.next_count(DATABASE);
+    let ticks = || cluster.counts(DATABASE).len();
+    let end = ticks() + 200;
+    // Requests meet it in its naps, and in all places of a tick without a count.
+    while ticks() < end {
+        for _ in 0..500 {
+            send(worker, Signal::SIGINT);
+            sleep(Duration::from_micros(fastrand::u64(..200)));
+        }
     }
+    let mut client = cluster.connect(DATABASE);
+    client.batch_execute("CREATE TABLE t ()").unwrap();
+    cluster.next_count(DATABASE);
     assert_eq!(cluster.worker(DATABASE), worker);
     assert!(errors(&cluster, worker).is_empty());
 }

@@ -41,10 +41,6 @@ pub fn nap(timeout: Duration) {
         );
         ResetLatch(pg_sys::MyLatch);
     }
-    // A cancel request that finds no query running has nothing to cancel; an idle
-    // client backend drops it too (PostgresMain() in tcop/postgres.c).
-    // SAFETY: a `volatile sig_atomic_t` that its handler only ever sets.
-    unsafe { (&raw mut pg_sys::QueryCancelPending).write_volatile(0) };
     if !signals::terminated() {
         pg_sys::check_for_interrupts!();
     }

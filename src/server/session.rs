@@ -1,7 +1,7 @@
 //! Connecting a worker to a database, on its own terms.
 
-use super::invalidation;
 use super::transaction::transaction;
+use super::{invalidation, signals};
 use pgrx::pg_sys;
 use std::ffi::{CStr, c_char};
 use std::{fmt, ptr};
@@ -89,6 +89,7 @@ impl Session {
 }
 
 fn settle(application_name: &CStr) -> Session {
+    signals::hold_cancel_requests();
     invalidation::watch();
     transaction(|| {
         // Who it is that connected, and not who the database would have it be. Looked

@@ -1,4 +1,4 @@
-//! SIGHUP and SIGTERM.
+//! SIGHUP, SIGTERM and SIGINT.
 //!
 //! A signal handler runs between two arbitrary instructions of the process, so
 //! it may do almost nothing: no allocation, no lock, no `ereport`. PostgreSQL's
@@ -11,6 +11,11 @@
 //!   gets a worker out of a long query or out of waiting for a lock. A handler
 //!   that sets only a flag of the worker's own can't: nobody reads that flag
 //!   until the query is over.
+//!
+//! SIGINT, `pg_cancel_backend()`, has the handler that the server gives every process
+//! with a database (`StartBackgroundWorker()`). It is meant for a query, but
+//! `CHECK_FOR_INTERRUPTS()` does not know whether there is one, and is in many places
+//! without a query too: every message that is logged ends in it.
 
 use pgrx::pg_sys;
 use std::ffi::c_int;
@@ -76,6 +81,28 @@ pub fn take_reload_request() -> bool {
         }
         pending
     }
+}
+
+/// From here on, cancel requests are for what runs in [`cancelable`] only.
+pub fn hold_cancel_requests() {
+    // SAFETY: HOLD_CANCEL_INTERRUPTS() of miscadmin.h.
+    unsafe { pg_sys::QueryCancelHoldoffCount += 1 };
+}
+
+/// Runs `body`, which a cancel request that arrives meanwhile ends with an ERROR. To be
+/// called after [`hold_cancel_requests`].
+pub fn cancelable<R>(body: impl FnOnce() -> R) -> R {
+    // SAFETY: a `volatile sig_atomic_t` that its handler only ever sets, and
+    // RESUME_CANCEL_INTERRUPTS() of miscadmin.h. Requests that came before had nothing
+    // to cancel; an idle client backend drops them too (PostgresMain() in
+    // tcop/postgres.c).
+    unsafe {
+        (&raw mut pg_sys::QueryCancelPending).write_volatile(0);
+        pg_sys::QueryCancelHoldoffCount -= 1;
+    }
+    let result = body();
+    hold_cancel_requests();
+    result
 }
 
 /// Asks another worker of ours to leave, as `pg_terminate_backend()` does.
