@@ -38,6 +38,27 @@ fn every_test_that_the_tutorial_names_exists() {
     assert!(missing.is_empty(), "{missing:?}");
 }
 
+/// What the specification 1.0 of PGXN's META.json requires.
+#[test]
+fn the_metadata_for_pgxn_is_complete_and_names_files_that_exist() {
+    let text = fs::read_to_string("META.json").unwrap();
+    let meta: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for required in ["name", "abstract", "maintainer", "license"] {
+        assert!(!meta[required].as_str().unwrap().is_empty(), "{required}");
+    }
+    assert_eq!(meta["meta-spec"]["version"], "1.0.0");
+    assert_eq!(meta["version"], env!("CARGO_PKG_VERSION"));
+    let provided = meta["provides"].as_object().unwrap();
+    assert!(!provided.is_empty());
+    for (name, extension) in provided {
+        assert_eq!(extension["version"], meta["version"], "{name}");
+        for file in ["file", "docfile"] {
+            let path = extension[file].as_str().unwrap();
+            assert!(Path::new(path).exists(), "{path}");
+        }
+    }
+}
+
 #[test]
 fn every_file_that_contributing_names_exists() {
     let text = fs::read_to_string("CONTRIBUTING.md").unwrap();
