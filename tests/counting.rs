@@ -162,6 +162,25 @@ fn its_scans_reach_the_table_statistics() {
     });
 }
 
+/// With assertions, caches can be made to forget whatever they hold at every occasion;
+/// without, this is a story like others.
+#[test]
+fn it_counts_with_caches_that_forget_at_once() {
+    let cluster = Cluster::start(&[FAST]);
+    let mut client = cluster.connect("app");
+    let row = client.query_one("SHOW debug_assertions", &[]).unwrap();
+    if row.get::<_, &str>(0) == "on" {
+        cluster.configure(&["debug_discard_caches = 1"]);
+    }
+    cluster.stop(Signal::SIGINT);
+    cluster.start_server();
+    let mut client = cluster.connect("postgres");
+    for sql in ["CREATE TABLE t (id serial PRIMARY KEY)", "DROP TABLE t"] {
+        client.batch_execute(sql).unwrap();
+        assert_eq!(cluster.next_count("postgres"), relations(&mut client));
+    }
+}
+
 #[test]
 fn sigterm_ends_the_worker_and_the_postmaster_starts_another() {
     let cluster = Cluster::start(&[]);
