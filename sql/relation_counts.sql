@@ -2,6 +2,7 @@
 
 CREATE FUNCTION @extschema@.relation_counts(
     OUT datid oid,
+    OUT datname text,
     OUT relations bigint,
     OUT counted_at timestamptz,
     OUT changed_at timestamptz,
@@ -18,14 +19,14 @@ LANGUAGE c VOLATILE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'relation_counts_wrapper';
 
 COMMENT ON FUNCTION @extschema@.relation_counts() IS
-    'the rows of the view relation_counts, but for the names of the databases';
+    'the rows of the view relation_counts';
 
 CREATE VIEW @extschema@.relation_counts AS
-    SELECT c.datid, d.datname, c.relations, c.counted_at, c.changed_at,
+    SELECT c.datid, c.datname::pg_catalog.name AS datname, c.relations, c.counted_at, c.changed_at,
            c.min_relations, c.max_relations, c.max_at, c.ticks, c.recounts,
            c.last_count_ms, c.stats_since, c.pid
     FROM @extschema@.relation_counts() AS c
-    JOIN pg_catalog.pg_database AS d ON d.oid OPERATOR(pg_catalog.=) c.datid;
+    WHERE c.datname IS NOT NULL; -- or the database is just going
 
 COMMENT ON VIEW @extschema@.relation_counts IS
     'the latest count of relations of every database that is being counted';

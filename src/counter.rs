@@ -58,6 +58,7 @@ use std::time::{Duration, Instant};
 const QUERY: &CStr = c"SELECT count(*) FROM pg_class";
 
 /// Counts the relations of the database that the process is connected to.
+#[derive(Default)]
 pub struct Counter {
     /// Prepared by the first count and kept; the server re-plans it when it must.
     query: Option<OwnedPreparedStatement>,
@@ -73,13 +74,6 @@ pub struct Tally {
 }
 
 impl Counter {
-    pub fn new() -> Self {
-        Counter {
-            query: None,
-            last: None,
-        }
-    }
-
     /// Receives what has been announced; to be called before each tick, and whenever
     /// the process wakes up, as the server throws announcements away only once
     /// everybody has them (`SICleanupQueue()` in `storage/ipc/sinvaladt.c`).

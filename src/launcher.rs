@@ -5,14 +5,12 @@
 //! for workers of a list. Which workers there are it reads from the registry, so
 //! that a launcher that was started again takes over the workers it finds.
 
-use crate::registry;
-use crate::report;
 use crate::server::activity::Statistics;
 use crate::server::database_list::{Database, connectable_databases};
 use crate::server::dynamic_worker::DynamicWorker;
 use crate::server::{database_lock, nap, session, signals};
-use crate::settings;
 use crate::worker::{self, RESTART_INTERVAL};
+use crate::{registry, report, settings};
 use pgrx::prelude::*;
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};

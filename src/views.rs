@@ -1,18 +1,21 @@
 //! What SQL sees of the registry; the objects themselves are made in `sql/`.
 
 use crate::registry;
-use crate::server::database_list::database_oid;
+use crate::server::database_list::{database_name, database_oid};
 use crate::server::preload::require_preloaded;
 use pgrx::prelude::*;
 use std::ffi::CStr;
 
-/// The rows of the view, but for the databases' names.
+/// The rows of the view. `datname` is null if there is no such database (any more); as
+/// bytes, because it is in the encoding of whoever asks, and a `text` is laid out as a
+/// `bytea` is.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)] // a row type, which pgrx wants to see here
 fn relation_counts() -> TableIterator<
     'static,
     (
         name!(datid, pg_sys::Oid),
+        name!(datname, Option<Vec<u8>>),
         name!(relations, i64),
         name!(counted_at, TimestampWithTimeZone),
         name!(changed_at, TimestampWithTimeZone),
@@ -31,6 +34,7 @@ fn relation_counts() -> TableIterator<
     TableIterator::new(rows.into_iter().map(|row| {
         (
             pg_sys::Oid::from(row.database),
+            database_name(row.database),
             row.relations,
             timestamp(row.counted_at),
             timestamp(row.changed_at),

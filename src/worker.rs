@@ -131,7 +131,7 @@ fn run(session: &Session) -> &'static str {
     let Some(entry) = Entry::claim(session.database_oid) else {
         return "leaving, as the database has another one";
     };
-    let mut counter = Counter::new();
+    let mut counter = Counter::default();
     let mut report = Report::new(database);
     let mut cadence = Cadence::new(Instant::now(), settings::naptime());
     let mut statistics = Statistics::default();

@@ -214,24 +214,43 @@ fn out_of_memory_costs_no_more_than_a_restart_of_the_worker() {
     states::assert_only_replaced(&cluster, worker);
 }
 
-#[test]
-fn settings_at_their_minimum_leave_the_server_alone() {
-    let cluster = Cluster::init(&[
-        "max_worker_processes = 0",
+/// A server with as little of everything as it starts with, but for worker slots.
+fn smallest_server(worker_slots: u32) -> Cluster {
+    Cluster::init(&[
+        &format!("max_worker_processes = {worker_slots}"),
+        "max_logical_replication_workers = 0",
         "max_connections = 4",
         "superuser_reserved_connections = 1",
         "max_wal_senders = 0",
         "shared_buffers = '128kB'",
-    ]);
+    ])
+}
+
+fn pids_in_view(cluster: &Cluster) -> Vec<i32> {
+    let mut client = cluster.connect("postgres");
+    let rows = client
+        .query("SELECT pid FROM relation_counts", &[])
+        .unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+#[test]
+fn settings_at_their_minimum_leave_the_server_alone() {
+    let cluster = smallest_server(0);
     cluster.expect("out of background worker slots");
     cluster.start_server();
     let line = cluster.await_line("too many background workers"); // the server's
     assert_eq!(line.level, Level::Log);
     cluster.await_line("Not counted: \"postgres\".");
-    let mut client = cluster.connect("postgres");
-    client
-        .batch_execute("CREATE EXTENSION count_relations")
-        .unwrap();
-    let rows = client.query("SELECT * FROM relation_counts", &[]).unwrap();
-    assert!(rows.is_empty());
+    cluster.execute("postgres", "CREATE EXTENSION count_relations");
+    assert!(pids_in_view(&cluster).is_empty());
+}
+
+#[test]
+fn one_slot_is_enough_for_a_worker_and_its_row() {
+    let cluster = smallest_server(1);
+    cluster.start_server();
+    cluster.next_count("postgres");
+    cluster.execute("postgres", "CREATE EXTENSION count_relations");
+    assert_eq!(pids_in_view(&cluster), [cluster.worker("postgres")]);
 }

@@ -36,10 +36,14 @@ impl Statistics {
     pub fn report(&mut self, transaction_ended: bool, now: Instant) {
         let overdue = self.held_back_until.is_some_and(|due| now >= due);
         if transaction_ended || overdue {
-            // SAFETY: asks only for being outside a transaction, which it asserts.
-            let milliseconds = unsafe { pg_sys::pgstat_report_stat(overdue) } as u64;
-            self.held_back_until =
-                (milliseconds > 0).then(|| now + Duration::from_millis(milliseconds));
+            self.send(overdue, now);
         }
+    }
+
+    fn send(&mut self, insist: bool, now: Instant) {
+        // SAFETY: asks only for being outside a transaction, which it asserts.
+        let milliseconds = unsafe { pg_sys::pgstat_report_stat(insist) } as u64;
+        self.held_back_until =
+            (milliseconds > 0).then(|| now + Duration::from_millis(milliseconds));
     }
 }

@@ -60,3 +60,14 @@ pub fn database_oid(name: &CStr) -> u32 {
     // SAFETY: a catalog look-up within the caller's transaction.
     unsafe { pg_sys::get_database_oid(name.as_ptr(), false) }.to_u32()
 }
+
+/// The name of the database with this oid, as its catalog has it. `None` if there is none.
+/// To be called within a transaction.
+pub fn database_name(oid: u32) -> Option<Vec<u8>> {
+    // SAFETY: a catalog look-up within the caller's transaction. The name, a palloc'd C
+    // string unless it is null, is copied.
+    unsafe {
+        let name = pg_sys::get_database_name(pg_sys::Oid::from(oid));
+        (!name.is_null()).then(|| CStr::from_ptr(name).to_bytes().to_vec())
+    }
+}

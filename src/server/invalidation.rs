@@ -8,8 +8,10 @@
 //! whatever made the process look into the queue: starting a transaction, taking a lock
 //! on a relation, or [`receive`].
 
-use pgrx::pg_sys;
-use pgrx::pg_sys::SysCacheIdentifier::{DATABASEOID, RELOID};
+use pgrx::pg_sys::{
+    self,
+    SysCacheIdentifier::{DATABASEOID, RELOID},
+};
 use std::ffi::c_int;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,9 +41,10 @@ pub fn watch() {
 /// May be called at nearly any time, also while the caches are being rebuilt, so
 /// it looks at nothing and sets a flag.
 unsafe extern "C-unwind" fn on_change(_: pg_sys::Datum, cache: c_int, _hash: u32) {
-    let changed = match cache {
-        cache if cache == RELOID as c_int => &PG_CLASS_CHANGED,
-        _ => &PG_DATABASE_CHANGED,
+    let changed = if cache == RELOID as c_int {
+        &PG_CLASS_CHANGED
+    } else {
+        &PG_DATABASE_CHANGED
     };
     changed.store(true, Ordering::Relaxed);
 }

@@ -1,9 +1,10 @@
 //! Connecting a worker to a database, on its own terms.
 
+use super::database_list::database_name;
 use super::transaction::transaction;
 use super::{invalidation, signals};
 use pgrx::pg_sys;
-use std::ffi::{CStr, c_char};
+use std::ffi::CStr;
 use std::{fmt, ptr};
 
 /// Settings that the owner of the database, or whoever may alter the role, can
@@ -79,10 +80,10 @@ pub fn connect_by_oid(database: u32, role: u32, application_name: &CStr) -> Sess
 }
 
 impl Session {
-    /// Whether the database has got another name. Where it can be renamed, one makes
-    /// way for that, but a standby replays it without a word to those who are connected:
-    /// only locks on relations are replayed (`LogAccessExclusiveLock()` in
-    /// `storage/ipc/standby.c`).
+    /// Whether the database has got another name. On a primary, whoever renames it waits
+    /// for us to make way. A standby replays that without a word to those who are
+    /// connected, as it replays no locks but those on relations
+    /// (`LogAccessExclusiveLock()` in `storage/ipc/standby.c`).
     pub fn is_of_another_name(&self) -> bool {
         invalidation::take_pg_database_change() && transaction(current_database) != self.database
     }
@@ -108,36 +109,29 @@ fn settle(application_name: &CStr) -> Session {
     transaction(|| {
         // SAFETY: the catalog look-up needs a transaction. The role exists, as we
         // are connected as it. Its name is palloc'd.
-        unsafe {
+        let (role_oid, role) = unsafe {
             let role = pg_sys::GetUserId();
-            Session {
-                database: current_database(),
-                database_oid: pg_sys::MyDatabaseId.to_u32(),
-                role: owned(pg_sys::GetUserNameFromId(role, false)),
-                role_oid: role.to_u32(),
-            }
+            (role, CStr::from_ptr(pg_sys::GetUserNameFromId(role, false)))
+        };
+        Session {
+            database: current_database(),
+            database_oid: current_database_oid(),
+            role: role.to_string_lossy().into_owned(),
+            role_oid: role_oid.to_u32(),
         }
     })
 }
 
-/// The name of the database that the process is connected to; to be called within
-/// [`transaction`].
-fn current_database() -> String {
-    // SAFETY: a catalog look-up, which needs a transaction. The name is palloc'd, or
-    // null without a database.
-    unsafe { owned(pg_sys::get_database_name(pg_sys::MyDatabaseId)) }
+fn current_database_oid() -> u32 {
+    // SAFETY: a global that is set once the process is connected.
+    unsafe { pg_sys::MyDatabaseId }.to_u32()
 }
 
-/// # Safety
-/// `name` is null or a valid C string.
-unsafe fn owned(name: *const c_char) -> String {
-    if name.is_null() {
-        return String::new();
-    }
-    // SAFETY: as the caller promises.
-    unsafe { CStr::from_ptr(name) }
-        .to_string_lossy()
-        .into_owned()
+/// The name of the database that the process is connected to, empty without one; to be
+/// called within [`transaction`].
+fn current_database() -> String {
+    let name = database_name(current_database_oid()).unwrap_or_default();
+    String::from_utf8_lossy(&name).into_owned()
 }
 
 /// Gives a setting a value that nothing of lower priority than `PGC_S_OVERRIDE`
