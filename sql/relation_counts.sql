@@ -26,7 +26,7 @@ CREATE VIEW @extschema@.relation_counts AS
            c.min_relations, c.max_relations, c.max_at, c.ticks, c.recounts,
            c.last_count_ms, c.stats_since, c.pid
     FROM @extschema@.relation_counts() AS c
-    WHERE c.datname IS NOT NULL; -- or the database is just going
+    WHERE c.datname IS NOT NULL; -- null once the database is dropped, until its worker is gone
 
 COMMENT ON VIEW @extschema@.relation_counts IS
     'the latest count of relations of every database that is being counted';
@@ -39,7 +39,7 @@ COMMENT ON COLUMN @extschema@.relation_counts.relations IS
 COMMENT ON COLUMN @extschema@.relation_counts.counted_at IS
     'the latest tick, which confirmed the number';
 COMMENT ON COLUMN @extschema@.relation_counts.changed_at IS
-    'when the number last became different';
+    'when the number last became different, or the worker first counted';
 COMMENT ON COLUMN @extschema@.relation_counts.min_relations IS
     'smallest number since stats_since';
 COMMENT ON COLUMN @extschema@.relation_counts.max_relations IS

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 /// shift later ones, and ticks that were missed are skipped, not made up for.
 pub struct Cadence {
     naptime: Duration,
-    /// The last tick that is over, where the cadence has it; `None` before the first.
+    /// When the last tick that is over was due, or would have been; `None` before the
+    /// first. A new naptime counts from here.
     last: Option<Instant>,
     next: Instant,
     /// No tick before this, whatever the naptime.

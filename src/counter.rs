@@ -52,7 +52,6 @@ use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
 use pgrx::spi::{OwnedPreparedStatement, SpiResult};
 use std::ffi::CStr;
-use std::mem;
 use std::time::{Duration, Instant};
 
 /// What is run, and what `pg_stat_activity` shows.
@@ -64,8 +63,6 @@ pub struct Counter {
     /// Prepared by the first count and kept; the server re-plans it when it must.
     query: Option<OwnedPreparedStatement>,
     last: Option<i64>,
-    /// Whether the last tick ran it.
-    has_counted: bool,
 }
 
 /// What a tick found out.
@@ -90,17 +87,16 @@ impl Counter {
     /// Raises an ERROR if the server does, among others when the query is canceled.
     pub fn tick(&mut self, skip_unchanged: bool) -> Tally {
         match self.last {
-            Some(relations) if skip_unchanged && !invalidation::pg_class_changed() => {
-                // What counting took, when it is not about to be needed again.
-                if mem::take(&mut self.has_counted) {
-                    heap::give_back();
-                }
-                Tally {
-                    relations,
-                    counted_in: None,
-                }
+            Some(relations) if skip_unchanged && !invalidation::pg_class_changed() => Tally {
+                relations,
+                counted_in: None,
+            },
+            _ => {
+                let tally = cancelable(|| transaction(|| self.count()));
+                // What counting took; it may be long until the next.
+                heap::give_back();
+                tally
             }
-            _ => cancelable(|| transaction(|| self.count())),
         }
     }
 
@@ -113,7 +109,6 @@ impl Counter {
             with_snapshot(|| self.run_query().unwrap_or_report()).expect("count(*) is never null");
         let counted_in = Some(started.elapsed());
         self.last = Some(relations);
-        self.has_counted = true;
         activity::idle();
         Tally {
             relations,

@@ -41,7 +41,7 @@ pub extern "C-unwind" fn count_relations_launcher_main(_argument: pg_sys::Datum)
         session.role,
         settings::naptime().as_millis()
     );
-    // The bootstrap superuser may connect without being asked for by its oid.
+    // 0 stands for the bootstrap superuser, who can then connect even without LOGIN.
     let role = settings::role().map_or(0, |_| session.role_oid);
     let mut launcher = Launcher::new(role);
     let mut statistics = Statistics::default();
@@ -112,19 +112,17 @@ impl Launcher {
             .filter(|database| !self.is_starting_or_resting(database.oid))
             // It would only wait, and fail in the end if the database goes.
             .filter(|database| !database_lock::wanted_by_others(database.oid));
-        let mut missing: Vec<&Database> = without_worker.collect();
-        // In the order in which slots ran out, from the end.
-        missing.reverse();
-        while let Some(database) = missing.last() {
+        let missing: Vec<&Database> = without_worker.collect();
+        let mut uncounted = missing.as_slice();
+        while let [database, others @ ..] = uncounted {
             let Some(worker) = worker::launch(database.oid, self.role, &database.name) else {
                 break;
             };
             let ended = None;
             self.launches.insert(database.oid, Launch { worker, ended });
-            missing.pop();
+            uncounted = others;
         }
-        missing.reverse();
-        self.warn_once(&missing, databases.len());
+        self.warn_of_uncounted(uncounted, databases.len());
     }
 
     /// Whether a worker for the database is on its way, or ended so lately that it is
@@ -137,8 +135,8 @@ impl Launcher {
         })
     }
 
-    /// Warns when there are databases without a worker that have not been named yet.
-    fn warn_once(&mut self, uncounted: &[&Database], total: usize) {
+    /// Names all databases that go without a worker if one of them has not been named yet.
+    fn warn_of_uncounted(&mut self, uncounted: &[&Database], total: usize) {
         if uncounted
             .iter()
             .all(|database| self.named.contains(&database.oid))

@@ -1,6 +1,6 @@
 //! Shared memory: the latest count of every database.
 //!
-//! Each worker owns a row, which is there from its first count until it exits;
+//! Each worker owns a row until it exits, which the view shows from its first count on;
 //! everybody reads them, from any database.
 
 use crate::counter::Tally;
@@ -10,13 +10,13 @@ use std::sync::atomic::{Ordering, fence};
 
 /// What is known of a database that is being counted. Times are the server's:
 /// microseconds since 2000-01-01 UTC.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct Row {
     pub database: u32,
     pub relations: i64,
     /// The latest tick, which confirmed the number.
     pub counted_at: i64,
-    /// When the number last became different.
+    /// When the number last became different, or the worker first counted.
     pub changed_at: i64,
     pub min_relations: i64,
     pub max_relations: i64,
@@ -34,20 +34,11 @@ pub struct Row {
 impl Row {
     /// The row of a database that has not been counted yet.
     fn new(database: u32, pid: i32) -> Row {
-        Row::from_words([
-            i64::from(database),
-            0,
-            0,
-            0,
-            0,
-            0,
-            0,
-            0,
-            0,
-            0,
-            0,
-            i64::from(pid),
-        ])
+        Row {
+            database,
+            pid,
+            ..Row::default()
+        }
     }
 
     fn observe(&mut self, tally: &Tally, now: i64) {

@@ -1,7 +1,7 @@
 //! Every `count_relations.*` setting: its definition, its rule, its typed value.
 
 use crate::server::settings::{
-    Refusal, StringRule, check_hook, define_strictly, reload as reload_configuration,
+    Refusal, StringRule, define_strictly, define_string, reload as reload_configuration,
     reserve_prefix, split_identifiers,
 };
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
@@ -55,7 +55,15 @@ pub fn define() {
         );
     });
     const DATABASES_NAME: &CStr = c"count_relations.databases";
-    define_strictly(DATABASES_NAME, || define_databases(DATABASES_NAME));
+    define_strictly(DATABASES_NAME, || {
+        define_string::<DatabaseList>(
+            DATABASES_NAME,
+            c"Lists the databases whose relations are counted.",
+            c"A comma-separated list of names, written as in search_path, or * for all.",
+            &DATABASES,
+            GucContext::Postmaster,
+        );
+    });
     const ROLE_NAME: &CStr = c"count_relations.role";
     define_strictly(ROLE_NAME, || {
         GucRegistry::define_string_guc(
@@ -103,24 +111,6 @@ pub fn define() {
         );
     });
     reserve_prefix(c"count_relations");
-}
-
-#[allow(unsafe_code)]
-fn define_databases(name: &'static CStr) {
-    // SAFETY: the hook is guarded, as check_hook() makes it.
-    unsafe {
-        GucRegistry::define_string_guc_with_hooks(
-            name,
-            c"Lists the databases whose relations are counted.",
-            c"A comma-separated list of names, written as in search_path, or * for all.",
-            &DATABASES,
-            GucContext::Postmaster,
-            GucFlags::default(),
-            check_hook::<DatabaseList>(),
-            None,
-            None,
-        );
-    }
 }
 
 struct DatabaseList;

@@ -6,9 +6,9 @@ use crate::server::preload::require_preloaded;
 use pgrx::prelude::*;
 use std::ffi::CStr;
 
-/// The rows of the view. `datname` is null if there is no such database (any more); as
-/// bytes, because it is in the encoding of whoever asks, and a `text` is laid out as a
-/// `bytea` is.
+/// The rows of the view. `datname` is null if there is no such database (any more). It is
+/// bytes, as a name may be in any encoding, which a Rust string may not; SQL takes them
+/// for a `text`, which is laid out as a `bytea` is.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)] // a row type, which pgrx wants to see here
 fn relation_counts() -> TableIterator<

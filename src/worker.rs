@@ -48,7 +48,8 @@ pub fn builder(name: &str, process_type: &str) -> BackgroundWorkerBuilder {
 
 /// Registers a worker for each of the databases; to be called from `_PG_init`.
 pub fn register_all(databases: &[CString]) {
-    // The server itself does not say whom it has no room for.
+    // The server does not say whom it has no room for. Who else takes slots is not known
+    // yet, so this names only those for whom there can be none.
     if let Some(uncounted) = databases.get(shared_slots::count()..) {
         let names = uncounted.iter().map(|name| name.to_string_lossy());
         report::out_of_slots(names, databases.len());

@@ -29,7 +29,8 @@ pub struct Statistics {
 }
 
 impl Statistics {
-    /// To be called now and then outside transactions, and after each of them. The
+    /// To be called now and then outside transactions, and with `transaction_ended` after
+    /// those whose statistics should not wait for the next. The
     /// server holds back what comes less than a second after the last time and says
     /// when to insist, which client backends do too (PostgresMain() in
     /// `tcop/postgres.c`).

@@ -13,29 +13,25 @@ use pgrx::pg_sys::{
     SysCacheIdentifier::{DATABASEOID, RELOID},
 };
 use std::ffi::c_int;
-use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 static PG_CLASS_CHANGED: AtomicBool = AtomicBool::new(true);
 static PG_DATABASE_CHANGED: AtomicBool = AtomicBool::new(true);
 
-/// Starts watching. Until then, both count as changed.
+/// Starts watching; to be called once, as callbacks can't be taken back. Until then, both
+/// count as changed.
 pub fn watch() {
-    static REGISTERED: Once = Once::new();
-    REGISTERED.call_once(|| {
-        for cache in [RELOID, DATABASEOID] {
-            // SAFETY: the callback has the signature that SyscacheCallbackFunction asks
-            // for, lives as long as the process, and raises no error. Callbacks can't be
-            // taken back and slots are few, hence once.
-            unsafe {
-                pg_sys::CacheRegisterSyscacheCallback(
-                    cache as c_int,
-                    Some(on_change),
-                    pg_sys::Datum::from(0),
-                );
-            }
+    for cache in [RELOID, DATABASEOID] {
+        // SAFETY: the callback has the signature that SyscacheCallbackFunction asks for,
+        // lives as long as the process, and raises no error.
+        unsafe {
+            pg_sys::CacheRegisterSyscacheCallback(
+                cache as c_int,
+                Some(on_change),
+                pg_sys::Datum::from(0),
+            );
         }
-    });
+    }
 }
 
 /// May be called at nearly any time, also while the caches are being rebuilt, so

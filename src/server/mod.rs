@@ -2,8 +2,8 @@
 //!
 //! Each file wraps one facility that pgrx lacks, or that it offers in a form
 //! which does not suit a long-lived worker, behind a small safe API, and opens
-//! with the server's rule that the facility lives by. Nothing in here knows what
-//! the extension counts. Everything assumes what PostgreSQL assumes of every
+//! with the server's rule that the facility lives by. Nothing in here uses
+//! anything outside of it. Everything assumes what PostgreSQL assumes of every
 //! backend: one process, one thread.
 
 #![allow(unsafe_code)]

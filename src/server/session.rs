@@ -1,4 +1,7 @@
-//! Connecting a worker to a database, on its own terms.
+//! Connecting a worker to a database, on its own terms (`postmaster/bgworker.c`).
+//!
+//! A worker connects once, and gets whatever settings the database's owner and the role
+//! have attached.
 
 use super::database_list::database_name;
 use super::transaction::transaction;

@@ -1,6 +1,6 @@
 //! Custom settings beyond what pgrx offers (`utils/misc/guc.c`).
 
-use pgrx::{PgLogLevel, pg_sys};
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PgLogLevel, pg_sys};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 
 /// Why a check hook refuses a value. The server says which setting and value;
@@ -15,8 +15,32 @@ pub trait StringRule {
     fn check(value: &CStr) -> Result<(), Refusal>;
 }
 
+/// Defines a string setting whose values have to follow the rule `R`.
+pub fn define_string<R: StringRule>(
+    name: &'static CStr,
+    short_description: &'static CStr,
+    long_description: &'static CStr,
+    setting: &'static GucSetting<Option<CString>>,
+    context: GucContext,
+) {
+    // SAFETY: the hook is guarded, as check_hook() makes it.
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            name,
+            short_description,
+            long_description,
+            setting,
+            context,
+            GucFlags::default(),
+            check_hook::<R>(),
+            None,
+            None,
+        );
+    }
+}
+
 /// The check hook (`GucStringCheckHook` in guc.h) that enforces the rule `R`.
-pub fn check_hook<R: StringRule>() -> pg_sys::GucStringCheckHook {
+fn check_hook<R: StringRule>() -> pg_sys::GucStringCheckHook {
     #[pgrx::pg_guard]
     extern "C-unwind" fn hook<R: StringRule>(
         new_value: *mut *mut c_char,

@@ -12,8 +12,9 @@
 //!   that sets only a flag of the worker's own can't: nobody reads that flag
 //!   until the query is over.
 //!
-//! SIGINT, `pg_cancel_backend()`, has the handler that the server gives every process
-//! with a database (`StartBackgroundWorker()`). It is meant for a query, but
+//! SIGINT, `pg_cancel_backend()`, has the handler that the server gives every worker that
+//! may connect to a database (`StartBackgroundWorker()` in `postmaster/bgworker.c`, from
+//! 17 on `BackgroundWorkerMain()`). It is meant for a query, but
 //! `CHECK_FOR_INTERRUPTS()` does not know whether there is one, and is in many places
 //! without a query too: every message that is logged ends in it.
 
