@@ -2,6 +2,7 @@
 //! promotion.
 
 use crate::cluster::{Cluster, Level, Throttle, eventually};
+use crate::random_ddl::relations;
 use crate::states::{self, BUSY, DATABASE};
 use std::time::Duration;
 
@@ -87,7 +88,6 @@ fn a_rename_that_is_replayed_is_noticed() {
     primary.execute("postgres", "CREATE DATABASE app");
     primary.execute(DATABASE, "CREATE TABLE t ()");
     standby.await_nth_line("worker started for database \"app\"", 2);
-    let sql = "SELECT count(*) FROM pg_class";
-    let row = standby.connect(DATABASE).query_one(sql, &[]).unwrap();
-    standby.await_count(DATABASE, row.get(0));
+    let relations = relations(&mut standby.connect(DATABASE));
+    standby.await_count(DATABASE, relations);
 }
