@@ -2,6 +2,12 @@
 
 use pgrx::prelude::*;
 
+/// Names a message at WARNING or above that the test is going to cause, by its
+/// beginning: `scripts/test.sh` accepts no other in the server's log.
+fn expect_in_log(message: &str) {
+    log::info!("expected: {message}");
+}
+
 /// The row that `pg_settings` has for a setting, as text.
 fn setting(name: &str) -> Vec<Option<String>> {
     Spi::connect(|client| {
@@ -154,11 +160,13 @@ fn no_object_is_for_everybody() {
 
 #[pg_test(error = "parameter \"count_relations.naptime\" cannot be changed now")]
 fn naptime_is_not_for_a_session_to_set() {
+    expect_in_log("parameter \"count_relations.naptime\" cannot be changed now");
     Spi::run("SET count_relations.naptime = '2s'").unwrap();
 }
 
 #[pg_test(error = "invalid configuration parameter name \"count_relations.foo\"")]
 fn the_prefix_is_reserved() {
+    expect_in_log("invalid configuration parameter name \"count_relations.foo\"");
     Spi::run("SET count_relations.foo = 1").unwrap();
 }
 
@@ -205,11 +213,13 @@ fn costs_the_worker_and_not_the_server(function: &str) {
 
 #[pg_test]
 fn a_panic_costs_the_worker_and_not_the_server() {
+    expect_in_log("index out of bounds: the len is");
     costs_the_worker_and_not_the_server("count_relations_worker_main");
 }
 
 #[pg_test]
 fn an_allocation_that_fails_costs_the_worker_and_not_the_server() {
+    expect_in_log("out of memory");
     costs_the_worker_and_not_the_server("count_relations_greedy_main");
 }
 
