@@ -34,8 +34,8 @@ const RESTART_INTERVAL: Duration = Duration::from_secs(5);
 /// A cost is the median of what it was in as many pairs of windows of time.
 const WINDOW: Duration = Duration::from_secs(2);
 const PAIRS: usize = 3;
-/// For the cost that is the closest to its limit.
-const PAIRS_WHEN_IDLE: usize = 15;
+/// For the costs that are the closest to their limits.
+const PAIRS_WHEN_CLOSE: usize = 15;
 
 fn main() {
     let parts = Parts::from_environment();
@@ -62,6 +62,7 @@ fn main() {
         for relations in sizes {
             measure_costs(&cluster, relations, &mut report);
         }
+        report.in_transaction = Some(measure_in_transaction(&cluster));
     }
     drop(cluster);
     if parts.include("databases") || parts.include("view") {
@@ -277,7 +278,7 @@ fn measure_cost(cluster: &Cluster, relations: u32, load: Load, skip_unchanged: b
     cluster.reload();
     let [ours, empty, plain] = [OURS, EMPTY, PLAIN].map(|name| workers(cluster, name, 1)[0]);
     let pairs = match load {
-        Load::Idle if skip_unchanged => PAIRS_WHEN_IDLE,
+        Load::Idle | Load::OneDdlATick if skip_unchanged => PAIRS_WHEN_CLOSE,
         _ => PAIRS,
     };
     let (mut to_empty, mut to_plain) = (Vec::new(), Vec::new());
@@ -303,6 +304,23 @@ fn measure_cost(cluster: &Cluster, relations: u32, load: Load, skip_unchanged: b
         memory_to_plain: cluster::Usage::of(ours).anonymous as f64
             / cluster::Usage::of(plain).anonymous as f64,
     }
+}
+
+/// What a tick of empty_worker with a transaction around it costs, as a ratio to one
+/// without.
+fn measure_in_transaction(cluster: &Cluster) -> f64 {
+    say("A transaction");
+    let workers = [OURS, EMPTY, PLAIN].map(|name| workers(cluster, name, 1)[0]);
+    let ratios = (0..PAIRS).map(|_| {
+        let [without, with] = ["off", "on"].map(|value| {
+            cluster.configure(&[&format!("empty_worker.in_transaction = {value}")]);
+            cluster.reload();
+            let [_, empty, _] = per_tick(cluster, workers);
+            empty
+        });
+        with / without
+    });
+    median(ratios.collect())
 }
 
 /// What a tick of each of the workers costs, in seconds: of our worker, empty_worker and

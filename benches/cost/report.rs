@@ -11,6 +11,9 @@ pub struct Report {
     pub date: String,
     pub naptime: Duration,
     pub costs: Vec<Cost>,
+    /// What a tick of empty_worker costs with a transaction around it, as a ratio to
+    /// one without.
+    pub in_transaction: Option<f64>,
     pub reads: Vec<Reads>,
     pub tick_with_reader: Option<TickWithReader>,
     pub per_database: Option<PerDatabase>,
@@ -173,6 +176,21 @@ impl Report {
                 smallest.relations,
                 verdict(trend, Some(NO_TREND))
             );
+        }
+        if let Some(ratio) = self.in_transaction {
+            let _ = write!(
+                page,
+                "\nA tick of `empty_worker` in a transaction that does nothing ÷ one in none: \
+                 {ratio:.2}."
+            );
+            if ratio > IDLE_TO_EMPTY {
+                let _ = write!(
+                    page,
+                    " That alone would be above {IDLE_TO_EMPTY}, which is why a tick that finds \
+                     nothing announced opens no transaction."
+                );
+            }
+            page.push('\n');
         }
     }
 

@@ -11,6 +11,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
@@ -27,6 +28,7 @@ PG_MODULE_MAGIC;
 #define LINE "Currently the log gets a line from empty_worker"
 
 static int	naptime = 1000;
+static bool in_transaction = false;
 
 void		_PG_init(void);
 PGDLLEXPORT void empty_worker_main(Datum main_arg);
@@ -47,6 +49,14 @@ _PG_init(void)
 							PGC_SIGHUP,
 							GUC_UNIT_MS,
 							NULL, NULL, NULL);
+	DefineCustomBoolVariable("empty_worker.in_transaction",
+							 "Writes each line in a transaction, which does nothing else.",
+							 NULL,
+							 &in_transaction,
+							 false,
+							 PGC_SIGHUP,
+							 0,
+							 NULL, NULL, NULL);
 	MarkGUCPrefixReserved("empty_worker");
 
 	memset(&worker, 0, sizeof(worker));
@@ -78,7 +88,11 @@ empty_worker_main(Datum main_arg)
 			ProcessConfigFile(PGC_SIGHUP);
 		}
 
+		if (in_transaction)
+			StartTransactionCommand();
 		ereport(LOG, (errmsg_internal(LINE)));
+		if (IsTransactionState())
+			CommitTransactionCommand();
 
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
