@@ -153,6 +153,11 @@ fn workers(cluster: &Cluster, backend_type: &str, count: usize) -> Vec<i32> {
     })
 }
 
+/// The pids that [`per_tick`] asks for: of our worker, empty_worker and plain_worker.
+fn one_of_each(cluster: &Cluster) -> [i32; 3] {
+    [OURS, EMPTY, PLAIN].map(|name| workers(cluster, name, 1)[0])
+}
+
 /// Ends the workers and waits until the postmaster, or the launcher, has started
 /// `ours` and plain_worker and empty_worker again.
 ///
@@ -276,7 +281,7 @@ fn measure_cost(cluster: &Cluster, relations: u32, load: Load, skip_unchanged: b
     ));
     cluster.configure(&[&format!("count_relations.skip_unchanged = {skip}")]);
     cluster.reload();
-    let [ours, empty, plain] = [OURS, EMPTY, PLAIN].map(|name| workers(cluster, name, 1)[0]);
+    let pids = one_of_each(cluster);
     let pairs = match load {
         Load::Idle | Load::OneDdlATick if skip_unchanged => PAIRS_WHEN_CLOSE,
         _ => PAIRS,
@@ -285,7 +290,7 @@ fn measure_cost(cluster: &Cluster, relations: u32, load: Load, skip_unchanged: b
     with_load(cluster, load, || {
         sleep(Duration::from_secs(1));
         for _ in 0..pairs {
-            let [ours, empty, plain] = per_tick(cluster, [ours, empty, plain]);
+            let [ours, empty, plain] = per_tick(cluster, pids);
             eprintln!(
                 "    × empty_worker {:.3}, × plain_worker {:.4}",
                 ours / empty,
@@ -295,14 +300,14 @@ fn measure_cost(cluster: &Cluster, relations: u32, load: Load, skip_unchanged: b
             to_plain.push(ours / plain);
         }
     });
+    let [ours, _, plain] = pids.map(|pid| cluster::Usage::of(pid).anonymous as f64);
     Cost {
         relations,
         load,
         skip_unchanged,
         to_empty: median(to_empty),
         to_plain: median(to_plain),
-        memory_to_plain: cluster::Usage::of(ours).anonymous as f64
-            / cluster::Usage::of(plain).anonymous as f64,
+        memory_to_plain: ours / plain,
     }
 }
 
@@ -310,12 +315,12 @@ fn measure_cost(cluster: &Cluster, relations: u32, load: Load, skip_unchanged: b
 /// without.
 fn measure_in_transaction(cluster: &Cluster) -> f64 {
     say("A transaction");
-    let workers = [OURS, EMPTY, PLAIN].map(|name| workers(cluster, name, 1)[0]);
+    let pids = one_of_each(cluster);
     let ratios = (0..PAIRS).map(|_| {
         let [without, with] = ["off", "on"].map(|value| {
             cluster.configure(&[&format!("empty_worker.in_transaction = {value}")]);
             cluster.reload();
-            let [_, empty, _] = per_tick(cluster, workers);
+            let [_, empty, _] = per_tick(cluster, pids);
             empty
         });
         with / without

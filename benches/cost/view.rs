@@ -2,7 +2,7 @@
 
 use crate::cluster::Cluster;
 use crate::report::{Reads, TickWithReader};
-use crate::{EMPTY, OURS, PLAIN, beside, median, per_tick, processes, say, workers};
+use crate::{beside, median, one_of_each, per_tick, processes, say};
 use postgres::Client;
 use std::thread::sleep;
 use std::time::Duration;
@@ -78,7 +78,7 @@ pub fn measure_ticks(cluster: &Cluster) -> TickWithReader {
     const PAIRS: usize = 6;
     say("Ticks while a session reads the view");
     let mut client = connect(cluster);
-    let pids = [OURS, EMPTY, PLAIN].map(|name| workers(cluster, name, 1)[0]);
+    let pids = one_of_each(cluster);
     let to_empty = || {
         let [ours, empty, _] = per_tick(cluster, pids);
         ours / empty

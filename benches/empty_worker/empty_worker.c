@@ -91,7 +91,7 @@ empty_worker_main(Datum main_arg)
 		if (in_transaction)
 			StartTransactionCommand();
 		ereport(LOG, (errmsg_internal(LINE)));
-		if (IsTransactionState())
+		if (in_transaction)
 			CommitTransactionCommand();
 
 		(void) WaitLatch(MyLatch,
