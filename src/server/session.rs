@@ -25,7 +25,7 @@ const FIXED_SETTINGS: &[(&CStr, &CStr)] = &[
     (c"lock_timeout", c"0"),
     (c"idle_in_transaction_session_timeout", c"0"),
     (c"idle_session_timeout", c"0"),
-    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    #[cfg(not(any(feature = "pg15", feature = "pg16")))]
     (c"transaction_timeout", c"0"),
     // Serializable transactions are refused on a standby.
     (c"default_transaction_isolation", c"read committed"),
