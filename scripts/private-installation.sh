@@ -52,12 +52,13 @@ if [[ $(cat "$copy/contents" 2>/dev/null) != "$contents" ]]; then
     done
     ln -s "$include" "$new$include"
     # Libraries that a program looks for where it is ($ORIGIN), as those of a wheel do.
-    find_programs -exec ldd {} + 2>/dev/null | awk -v "bin=$(realpath "$pg_bin")/" 'index($3, bin) == 1 { print $3 }' |
-        sort -u | while read -r library; do
-        library=$(realpath -s "$library")
-        mkdir -p "$new${library%/*}"
-        [[ -e $new$library ]] || ln -s "$library" "$new$library"
-    done
+    { find_programs -exec ldd {} + 2>/dev/null || true; } |
+        awk -v "bin=$(realpath "$pg_bin")/" 'index($3, bin) == 1 { print $3 }' | sort -u |
+        while read -r library; do
+            library=$(realpath -s "$library")
+            mkdir -p "$new${library%/*}"
+            [[ -e $new$library ]] || ln -s "$library" "$new$library"
+        done
     printf '%s\n' "$contents" >"$new/contents"
     rm -rf "$installations"/*-"$id"
     mv "$new" "$copy" # in one step: what is there is whole
