@@ -90,7 +90,7 @@ apt_simulate() { # PACKAGE...
     new=$(sed -nE 's/^Inst ([^ ]+) \(.*/\1/p' <<<"$plan")
     upgraded=$(sed -nE 's/^Inst ([^ ]+) \[.*/\1/p' <<<"$plan")
     # shellcheck disable=SC2086 # several packages
-    apt-cache show --no-all-versions $new $upgraded | awk '
+    apt-cache show --no-all-versions $new $upgraded 2>/dev/null | awk '
         /^Installed-Size: / { disk += $2 / 1024 }
         /^Size: / { network += $2 / 1024 / 1024 }
         /^Package: / { packages++ }

@@ -94,8 +94,8 @@ run_job stories "$@"
 
 left_out=$(cat "$dir/left_out" 2>/dev/null || true)
 if [[ -n $left_out ]]; then
-    say "Passed on $("$PG_CONFIG" --version), but left out was:"
+    say "Tests passed on $("$PG_CONFIG" --version), but left out were:"
     printf '%s\n' "$left_out" >&2
 else
-    say "All tests passed on $("$PG_CONFIG" --version)"
+    say "Tests passed on $("$PG_CONFIG" --version)"
 fi
