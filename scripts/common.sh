@@ -209,6 +209,7 @@ find_directories() { # PG_CONFIG
 # What a script needs to know, once setup.sh has been there. From then on, PG_CONFIG is
 # that of a private installation, for pgrx too.
 use_postgres() {
+    find_rust
     choose_postgres || die "no PostgreSQL of $supported_range is installed with its headers"
     original_pg_config=$PG_CONFIG
     # shellcheck disable=SC2295 # a pattern
