@@ -1,7 +1,7 @@
 //! An index of `pg_class` can be wrong. The count is not.
 
 use crate::cluster::{Cluster, server_user_command};
-use crate::random_ddl::relations;
+use crate::random_ddl::{relations, rows_of_index};
 use nix::sys::signal::Signal;
 use postgres::Client;
 
@@ -18,10 +18,8 @@ fn start() -> Cluster {
     ])
 }
 
-/// How many rows `INDEX` has, the only one with this column.
 fn in_the_index(client: &mut Client) -> i64 {
-    let sql = "SELECT count(reltablespace) FROM pg_class";
-    client.query_one(sql, &[]).unwrap().get(0)
+    rows_of_index(client, "reltablespace")
 }
 
 /// The worker says what the table has, now and after the next change.
