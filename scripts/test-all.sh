@@ -20,6 +20,7 @@ done
 
 # The libraries of all versions are installed by now; a server must refuse those that
 # were built for another.
+# shellcheck disable=SC2086 # several words
 scripts/test-confused.sh $pg_configs || failed=1
 
 say "Results"
