@@ -20,7 +20,7 @@ run: ## watch it count: build, and follow the log of a throwaway server
 test: ## run every test on one PostgreSQL (or, quickly, the stories of ONLY='making_way standby')
 	@scripts/test.sh $(ONLY)
 
-test-all: ## the same on 15, 16, 17 and 18, and on servers with assertions (or on VERSIONS='15 18-cassert')
+test-all: ## the same on 15 to 19, and on servers with assertions (or on VERSIONS='15 18-cassert')
 	@scripts/test-all.sh $(VERSIONS)
 
 install: ## build the release, then install it into that PostgreSQL

