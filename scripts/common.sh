@@ -7,6 +7,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # The postgres user has to read what root builds and installs.
 umask 022
 
+# Names a PostgreSQL, for the scripts that this one runs, too; choose_postgres does, if
+# nobody else has.
+export PG_CONFIG=${PG_CONFIG-}
+
 # --- Saying things; on stderr, because a script's stdout may be its result ---
 
 say() { printf '\n==> %s\n' "$*" >&2; }
@@ -185,7 +189,6 @@ has_headers() { [[ -x $1 && -f $("$1" --includedir-server)/postgres.h ]]; } # PG
 # that one has in mind.
 choose_postgres() {
     local i found
-    export PG_CONFIG=${PG_CONFIG-}
     if [[ -n $PG_CONFIG ]]; then
         [[ $PG_CONFIG == */* ]] || PG_CONFIG=$(command -v "$PG_CONFIG" || echo "$PG_CONFIG")
         return
