@@ -20,6 +20,15 @@ libclang() {
     [[ -n ${LIBCLANG_PATH-} ]] || compgen -G '/usr/lib/llvm-*/lib/libclang[.-][s1-9]*' ||
         compgen -G '/usr/lib*/libclang.so*' || compgen -G '/usr/lib/*-linux-gnu/libclang[.-][s1-9]*'
 }
+# Not for a server that was built without ICU; but as long as its headers are missing,
+# it is Debian's.
+icu_headers() {
+    if has_headers "$PG_CONFIG" && ! grep -q '^#define USE_ICU' "$("$PG_CONFIG" --includedir-server)/pg_config.h"; then
+        return
+    fi
+    echo '#include <unicode/ucol.h>' | cc -E -
+}
+
 pgrx_version=$(sed -n 's/^pgrx = "=\(.*\)"/\1/p' Cargo.toml)
 cargo_pgrx() { [[ $(cargo pgrx --version 2>/dev/null) == "cargo-pgrx $pgrx_version" ]]; }
 
@@ -85,6 +94,7 @@ elif ! has_server "$PG_CONFIG" || ! has_headers "$PG_CONFIG"; then
 fi
 want "a C compiler (cc) and libc's headers" "gcc libc6-dev" c_compiler
 want "libclang" libclang-dev libclang
+want "ICU's headers, which PostgreSQL's include" libicu-dev icu_headers
 want "ps" procps has ps
 want "Rust $rust_needed with rustfmt" "$(rust_packages) ca-certificates" find_rust
 if ! cargo_pgrx; then # whose downloader links OpenSSL
