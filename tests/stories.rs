@@ -8,6 +8,7 @@ mod cluster;
 mod random_ddl;
 
 mod all_databases;
+mod attached;
 mod churn;
 mod clock;
 mod coming_back;
@@ -15,6 +16,7 @@ mod counting;
 mod documents;
 mod exporter;
 mod faults;
+mod hooks;
 mod introducing;
 mod leaving;
 mod log_lines;

@@ -33,6 +33,7 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/selfuncs.h"
+#include "utils/snapmgr.h"
 
 PG_MODULE_MAGIC;
 
@@ -48,10 +49,15 @@ sing(const char *hook, bool *sung)
 		return false;
 	if (!*sung)
 	{
-		*sung = true;
+		/* Nobody is to add where in what this is. */
+		ErrorContextCallback *context = error_context_stack;
+
+		error_context_stack = NULL;
 		ereport(LOG,
 				(errmsg_internal("singing in %s", hook),
-				 errhidestmt(true), errhidecontext(true)));
+				 errhidestmt(true)));
+		error_context_stack = context;
+		*sung = true;
 	}
 	return true;
 }
@@ -380,6 +386,12 @@ on_explain_validate_options(ExplainState *es, List *options,
 }
 #endif
 
+#define LISTEN(hook, function) \
+	do { \
+		hook = function; \
+		ereport(LOG, (errmsg_internal("able to sing in %s", #hook))); \
+	} while (0)
+
 void
 _PG_init(void)
 {
@@ -393,41 +405,41 @@ _PG_init(void)
 							   NULL, NULL, NULL);
 	MarkGUCPrefixReserved("singer");
 
-	post_parse_analyze_hook = on_post_parse_analyze;
-	row_security_policy_hook_permissive = on_row_security_permissive;
-	row_security_policy_hook_restrictive = on_row_security_restrictive;
-	planner_hook = on_planner;
+	LISTEN(post_parse_analyze_hook, on_post_parse_analyze);
+	LISTEN(row_security_policy_hook_permissive, on_row_security_permissive);
+	LISTEN(row_security_policy_hook_restrictive, on_row_security_restrictive);
+	LISTEN(planner_hook, on_planner);
 #if PG_VERSION_NUM >= 190000
-	planner_setup_hook = on_planner_setup;
-	planner_shutdown_hook = on_planner_shutdown;
-	build_simple_rel_hook = on_build_simple_rel;
-	joinrel_setup_hook = on_joinrel_setup;
-	join_path_setup_hook = on_join_path_setup;
+	LISTEN(planner_setup_hook, on_planner_setup);
+	LISTEN(planner_shutdown_hook, on_planner_shutdown);
+	LISTEN(build_simple_rel_hook, on_build_simple_rel);
+	LISTEN(joinrel_setup_hook, on_joinrel_setup);
+	LISTEN(join_path_setup_hook, on_join_path_setup);
 #else
-	get_relation_info_hook = on_get_relation_info;
+	LISTEN(get_relation_info_hook, on_get_relation_info);
 #endif
-	create_upper_paths_hook = on_create_upper_paths;
-	join_search_hook = on_join_search;
-	set_join_pathlist_hook = on_set_join_pathlist;
-	set_rel_pathlist_hook = on_set_rel_pathlist;
-	get_relation_stats_hook = on_get_relation_stats;
-	get_index_stats_hook = on_get_index_stats;
-	get_attavgwidth_hook = on_get_attavgwidth;
-	ExecutorCheckPerms_hook = on_executor_check_perms;
-	ExecutorStart_hook = on_executor_start;
-	ExecutorRun_hook = on_executor_run;
-	ExecutorFinish_hook = on_executor_finish;
-	ExecutorEnd_hook = on_executor_end;
-	needs_fmgr_hook = on_needs_fmgr;
-	fmgr_hook = on_fmgr;
-	object_access_hook = on_object_access;
-	object_access_hook_str = on_object_access_str;
-	ProcessUtility_hook = on_process_utility;
-	ExplainOneQuery_hook = on_explain_one_query;
-	explain_get_index_name_hook = on_explain_get_index_name;
+	LISTEN(create_upper_paths_hook, on_create_upper_paths);
+	LISTEN(join_search_hook, on_join_search);
+	LISTEN(set_join_pathlist_hook, on_set_join_pathlist);
+	LISTEN(set_rel_pathlist_hook, on_set_rel_pathlist);
+	LISTEN(get_relation_stats_hook, on_get_relation_stats);
+	LISTEN(get_index_stats_hook, on_get_index_stats);
+	LISTEN(get_attavgwidth_hook, on_get_attavgwidth);
+	LISTEN(ExecutorCheckPerms_hook, on_executor_check_perms);
+	LISTEN(ExecutorStart_hook, on_executor_start);
+	LISTEN(ExecutorRun_hook, on_executor_run);
+	LISTEN(ExecutorFinish_hook, on_executor_finish);
+	LISTEN(ExecutorEnd_hook, on_executor_end);
+	LISTEN(needs_fmgr_hook, on_needs_fmgr);
+	LISTEN(fmgr_hook, on_fmgr);
+	LISTEN(object_access_hook, on_object_access);
+	LISTEN(object_access_hook_str, on_object_access_str);
+	LISTEN(ProcessUtility_hook, on_process_utility);
+	LISTEN(ExplainOneQuery_hook, on_explain_one_query);
+	LISTEN(explain_get_index_name_hook, on_explain_get_index_name);
 #if PG_VERSION_NUM >= 180000
-	explain_per_node_hook = on_explain_per_node;
-	explain_per_plan_hook = on_explain_per_plan;
-	explain_validate_options_hook = on_explain_validate_options;
+	LISTEN(explain_per_node_hook, on_explain_per_node);
+	LISTEN(explain_per_plan_hook, on_explain_per_plan);
+	LISTEN(explain_validate_options_hook, on_explain_validate_options);
 #endif
 }
