@@ -389,22 +389,13 @@ on_explain_validate_options(ExplainState *es, List *options,
 #define LISTEN(hook, function) \
 	do { \
 		hook = function; \
-		ereport(LOG, (errmsg_internal("able to sing in %s", #hook))); \
+		if (announce) \
+			ereport(LOG, (errmsg_internal("able to sing in %s", #hook))); \
 	} while (0)
 
-void
-_PG_init(void)
+static void
+listen_in(bool announce)
 {
-	DefineCustomStringVariable("singer.sing",
-							   "Sets the query that is run before each query.",
-							   "An empty string means silence.",
-							   &song,
-							   "",
-							   PGC_USERSET,
-							   0,
-							   NULL, NULL, NULL);
-	MarkGUCPrefixReserved("singer");
-
 	LISTEN(post_parse_analyze_hook, on_post_parse_analyze);
 	LISTEN(row_security_policy_hook_permissive, on_row_security_permissive);
 	LISTEN(row_security_policy_hook_restrictive, on_row_security_restrictive);
@@ -442,4 +433,27 @@ _PG_init(void)
 	LISTEN(explain_per_plan_hook, on_explain_per_plan);
 	LISTEN(explain_validate_options_hook, on_explain_validate_options);
 #endif
+}
+
+/* Some libraries set their hooks only when they are turned on. */
+static void
+assign_sing(const char *newval, void *extra)
+{
+	if (newval != NULL && newval[0] != '\0')
+		listen_in(false);
+}
+
+void
+_PG_init(void)
+{
+	DefineCustomStringVariable("singer.sing",
+							   "Sets the query that is run before each query.",
+							   "An empty string means silence.",
+							   &song,
+							   "",
+							   PGC_USERSET,
+							   0,
+							   NULL, assign_sing, NULL);
+	MarkGUCPrefixReserved("singer");
+	listen_in(true);
 }
