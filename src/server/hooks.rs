@@ -136,10 +136,9 @@ mod tests {
         ),
     ];
 
-    /// The server's headers, as the stories and `cargo pgrx` find them.
+    /// The directory of the server's headers.
     fn headers() -> String {
-        let pg_config = std::env::var("PG_CONFIG")
-            .unwrap_or_else(|_| "/usr/lib/postgresql/15/bin/pg_config".to_owned());
+        let pg_config = std::env::var("PG_CONFIG").expect("PG_CONFIG is set by scripts/test.sh");
         let output = Command::new(pg_config)
             .arg("--includedir-server")
             .output()
