@@ -1,10 +1,9 @@
 //! Other libraries have hooks in every query of their clients', and in none of ours.
 
-use crate::cluster::{Cluster, Line, eventually, has_library, major_version};
+use crate::cluster::{Cluster, Line, eventually, has_library, leave_out, major_version};
 use crate::states::DATABASE;
 use nix::sys::signal::Signal;
 use std::collections::HashSet;
-use std::io::{Write, stderr};
 
 /// What brings every hook of a query to work, as the owner of the tables or a superuser.
 const AS_OWNER: &[&str] = &[
@@ -163,9 +162,8 @@ fn collects_clients_only(libraries: &str, databases: &str) {
     let missing = |library: &&&str| !has_library(library);
     let contrib = ["pg_stat_statements", "auto_explain"];
     if let Some(missing) = contrib.iter().find(missing) {
-        // Not with eprintln!, which is only heard of when a test fails.
         let why = format!("this PostgreSQL {} has no {missing}", major_version());
-        writeln!(stderr(), "hooks: part of a story is left out, as {why}").unwrap();
+        leave_out("hooks::collectors_of_queries", &why);
         return;
     }
     let cluster = Cluster::start(&[]);
