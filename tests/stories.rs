@@ -8,6 +8,7 @@ mod cluster;
 mod random_ddl;
 
 mod all_databases;
+mod attached;
 mod churn;
 mod clock;
 mod coming_back;
@@ -16,6 +17,7 @@ mod diagnosis;
 mod documents;
 mod exporter;
 mod faults;
+mod hooks;
 mod introducing;
 mod leaving;
 mod log_lines;
