@@ -7,8 +7,9 @@
 
 use crate::server::activity::Statistics;
 use crate::server::database_list::{Database, connectable_databases};
+use crate::server::database_lock::Watch;
 use crate::server::dynamic_worker::DynamicWorker;
-use crate::server::{database_lock, nap, session, signals};
+use crate::server::{nap, session, signals};
 use crate::worker::{self, RESTART_INTERVAL};
 use crate::{registry, report, settings};
 use pgrx::prelude::*;
@@ -70,6 +71,8 @@ struct Launcher {
     /// The last launch for each database; what became of it, the registry knows,
     /// but for the moment that a worker takes to start.
     launches: HashMap<u32, Launch>,
+    /// The locks of databases that wait for a worker because somebody holds theirs.
+    locks: HashMap<u32, Watch>,
     /// Those of which it has been said that there are too few worker slots for them.
     named: HashSet<u32>,
 }
@@ -79,6 +82,7 @@ impl Launcher {
         Launcher {
             role,
             launches: HashMap::new(),
+            locks: HashMap::new(),
             named: HashSet::new(),
         }
     }
@@ -95,6 +99,7 @@ impl Launcher {
                 signals::terminate(row.pid);
             }
         }
+        self.locks.retain(|oid, _| wanted.contains(oid));
         self.named
             .retain(|oid| wanted.contains(oid) && !counted.contains(oid));
         let now = Instant::now();
@@ -109,10 +114,9 @@ impl Launcher {
         let without_worker = databases
             .iter()
             .filter(|database| !counted.contains(&database.oid))
-            .filter(|database| !self.is_starting_or_resting(database.oid))
-            // It would only wait, and fail in the end if the database goes.
-            .filter(|database| !database_lock::wanted_by_others(database.oid));
-        let missing: Vec<&Database> = without_worker.collect();
+            .filter(|database| !self.is_starting_or_resting(database.oid));
+        let mut missing: Vec<&Database> = without_worker.collect();
+        missing.retain(|database| !self.is_held(database.oid));
         let mut uncounted = missing.as_slice();
         while let [database, others @ ..] = uncounted {
             let Some(worker) = worker::launch(database.oid, self.role, &database.name) else {
@@ -133,6 +137,17 @@ impl Launcher {
                 .ended
                 .is_none_or(|ended| ended.elapsed() < RESTART_INTERVAL)
         })
+    }
+
+    /// Whether somebody holds the lock of a database: a worker would only wait, and fail
+    /// in the end if the database goes.
+    fn is_held(&mut self, database: u32) -> bool {
+        let new = || Watch::of(database);
+        let held = self.locks.entry(database).or_insert_with(new).is_held();
+        if !held {
+            self.locks.remove(&database);
+        }
+        held
     }
 
     /// Names all databases that go without a worker if one of them has not been named yet.

@@ -11,7 +11,8 @@ use crate::report::{self, Report};
 use crate::server::activity::Statistics;
 use crate::server::dynamic_worker::DynamicWorker;
 use crate::server::session::{self, Session};
-use crate::server::{database_lock, nap, shared_slots, signals};
+use crate::server::database_lock::Watch;
+use crate::server::{nap, shared_slots, signals};
 use crate::settings;
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::prelude::*;
@@ -26,10 +27,6 @@ pub const APPLICATION_NAME: &CStr = c"count_relations";
 
 /// How long after a worker that exited another is started.
 pub const RESTART_INTERVAL: Duration = Duration::from_secs(5);
-
-/// How often a worker looks whether somebody wants its database to itself. Those
-/// who do give up after five seconds.
-const MAKE_WAY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A count is followed by a pause of at least this many times its duration, so
 /// that a worker is busy for a tenth of the time at most.
@@ -136,6 +133,7 @@ fn run(session: &Session) -> &'static str {
     let mut report = Report::new(database);
     let mut cadence = Cadence::new(Instant::now(), settings::naptime());
     let mut statistics = Statistics::default();
+    let mut lock = Watch::of(session.database_oid);
     loop {
         if signals::terminated() {
             return "leaving due to SIGTERM";
@@ -144,7 +142,7 @@ fn run(session: &Session) -> &'static str {
             settings::reload();
             cadence.set_naptime(settings::naptime());
         }
-        if database_lock::wanted() {
+        if lock.is_wanted() {
             return "making way for a command that needs the database to itself";
         }
         counter.receive_announcements();
@@ -166,6 +164,6 @@ fn run(session: &Session) -> &'static str {
             }
         }
         statistics.report(counted, now);
-        nap::nap(cadence.time_left(now).min(MAKE_WAY_INTERVAL));
+        nap::nap(cadence.time_left(now).min(lock.interval()));
     }
 }

@@ -21,6 +21,7 @@ mod log_lines;
 mod making_way;
 mod memory;
 mod preloading;
+mod refused;
 mod settings;
 mod standby;
 mod states;
