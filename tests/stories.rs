@@ -14,6 +14,7 @@ mod coming_back;
 mod counting;
 mod documents;
 mod exporter;
+mod failing;
 mod faults;
 mod introducing;
 mod leaving;

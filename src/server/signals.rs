@@ -29,7 +29,6 @@ static TERMINATED: AtomicBool = AtomicBool::new(false);
 unsafe extern "C-unwind" {
     fn die(signal: c_int);
     fn SignalHandlerForConfigReload(signal: c_int);
-    fn kill(pid: c_int, signal: c_int) -> c_int;
 }
 
 extern "C-unwind" fn on_sigterm(signal: c_int) {
@@ -104,10 +103,4 @@ pub fn cancelable<R>(body: impl FnOnce() -> R) -> R {
     let result = body();
     hold_cancel_requests();
     result
-}
-
-/// Asks another worker of ours to leave, as `pg_terminate_backend()` does.
-pub fn terminate(pid: i32) {
-    // SAFETY: kill(2). A pid that is none any more is an error that says just that.
-    unsafe { kill(pid, pg_sys::SIGTERM as c_int) };
 }
