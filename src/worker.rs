@@ -13,7 +13,7 @@ use crate::server::activity::Statistics;
 use crate::server::database_lock::Watch;
 use crate::server::dynamic_worker::DynamicWorker;
 use crate::server::session::{self, Session};
-use crate::server::{nap, registered_workers, signals};
+use crate::server::{library, nap, registered_workers, signals};
 use crate::settings;
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::prelude::*;
@@ -39,7 +39,7 @@ pub fn builder(name: &str, process_type: &str) -> BackgroundWorkerBuilder {
     const LONGEST_NAME: usize = pg_sys::BGW_MAXLEN as usize - 1;
     BackgroundWorkerBuilder::new(&name[..name.floor_char_boundary(LONGEST_NAME)])
         .set_type(process_type)
-        .set_library("count_relations")
+        .set_library(&library::name())
         .enable_spi_access()
         .set_start_time(BgWorkerStartTime::ConsistentState)
 }

@@ -230,7 +230,10 @@ fn let_go(off: &str, on: &str) {
     let workers = await_workers(&cluster, &["postgres"]);
     let mut client = cluster.connect("postgres");
     await_rows(&mut client, &workers);
+    let farewell = cluster.await_line("leaving, as the database is not to be counted any more");
+    assert_eq!(farewell.pid, worker);
     cluster.await_line(&format!("(PID {worker}) exited with exit code 1"));
+    assert!(cluster.lines_with("administrator").is_empty());
     cluster.execute("postgres", on);
     let workers = await_workers(&cluster, &["app", "postgres"]);
     await_rows(&mut client, &workers);

@@ -28,4 +28,5 @@ mod standby;
 mod states;
 mod taking_nothing;
 mod tricks;
+mod upgrading;
 mod view;

@@ -17,6 +17,7 @@ pub mod database_lock;
 pub mod dynamic_worker;
 pub mod heap;
 pub mod invalidation;
+pub mod library;
 pub mod log;
 pub mod nap;
 pub mod preload;
