@@ -4,26 +4,26 @@
 #   PG_CONFIG=/path/to/pg_config make test
 
 .DEFAULT_GOAL := help
-.PHONY: help setup all run test test-all install package package-test dist bench deny clean
+.PHONY: help setup all run test test-all install package package-test dist bench soak lint deny clean
 
 help: ## print this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
 
-setup: ## install what is missing: PostgreSQL 15 and its headers, libclang, cargo-pgrx
+setup: ## install what is missing: PostgreSQL and its headers, Rust, libclang, cargo-pgrx
 	@scripts/setup.sh
 
 all: setup # what PGXN's client asks for first; `install` builds
 
-run: ## watch it count: build, install, and follow the log of a throwaway server
+run: ## watch it count: build, and follow the log of a throwaway server
 	@scripts/run.sh
 
-test: ## run every test on one PostgreSQL
-	@scripts/test.sh
+test: ## run every test on one PostgreSQL (or, quickly, the stories of ONLY='making_way standby')
+	@scripts/test.sh $(ONLY)
 
-test-all: ## the same on 15, 16, 17 and 18, and on servers with assertions (or on VERSIONS='15 18-cassert')
+test-all: ## the same on 15 to 19, and on servers with assertions (or on VERSIONS='15 18-cassert')
 	@scripts/test-all.sh $(VERSIONS)
 
-install: ## build the release and install it into PostgreSQL
+install: ## build the release, then install it into that PostgreSQL
 	@scripts/install.sh
 
 package: ## make a Debian package for that PostgreSQL, in dist/
@@ -41,8 +41,11 @@ bench: ## measure what counting costs
 soak: ## run everything at random on one server for half an hour (or for MINUTES=n), and watch memory
 	@scripts/soak.sh
 
+lint: ## check format, clippy, documentation and scripts
+	@scripts/lint.sh
+
 deny: ## check licences, duplicates and sources of the dependencies
 	@scripts/deny.sh
 
 clean: ## remove what was built here
-	@cargo clean
+	@scripts/clean.sh

@@ -7,13 +7,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # The postgres user has to read what root builds and installs.
 umask 022
 
-# Never the first pg_config on PATH: it may belong to another version than the
-# server that one has in mind.
-default_pg_config=/usr/lib/postgresql/15/bin/pg_config
-PG_CONFIG=${PG_CONFIG:-$default_pg_config}
-[[ $PG_CONFIG == */* ]] || PG_CONFIG=$(command -v "$PG_CONFIG" || echo "$PG_CONFIG")
-export PG_CONFIG
-
 # --- Saying things; on stderr, because a script's stdout may be its result ---
 
 say() { printf '\n==> %s\n' "$*" >&2; }
@@ -45,16 +38,96 @@ sudo_if_needed() {
     fi
 }
 
+can_be_root() { is_root || { command -v sudo >/dev/null && sudo true; }; }
+
+# --- Jobs ---
+
+# Runs a command, or a function, that may take long. Bash lets a trap wait for a
+# command, but not for a job.
+run_job() {
+    local status=0
+    set -m # in a process group of its own
+    "$@" </dev/null &
+    job=$!
+    set +m
+    wait $job || status=$?
+    job=
+    return $status
+}
+
+end_job() {
+    [[ -n ${job-} ]] || return 0
+    kill -TERM -- "-$job" 2>/dev/null || true
+    wait "$job" 2>/dev/null || true
+}
+
+# Has the script exit, and so clean up, whatever ends it short of SIGKILL.
+exit_on_signals() { # STATUS
+    # shellcheck disable=SC2064 # the status is known now
+    trap "exit $1" HUP INT QUIT PIPE ALRM TERM USR1 USR2
+}
+
+# Nothing interrupts what cleans up, and nobody needs to be there to read what it says.
+clean_up_in_peace() {
+    trap '' HUP INT QUIT PIPE ALRM TERM USR1 USR2
+    set +e
+}
+
 # What outlives a checkout; for root where the postgres user can read it.
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/count_relations
 ! is_root || cache=/var/cache/count_relations
+# What private-installation.sh makes for this checkout.
+installations=${COUNT_RELATIONS_INSTALLATIONS:-$cache/installations/$(cksum <<<"$PWD" | cut -d ' ' -f 1)}
 
-apt_install() {
-    say "Installing $*"
+# --- Packages of the system ---
+
+apt_offers() { apt-cache show --no-all-versions "$1" &>/dev/null; }
+
+# What installing them would come to, for people to read.
+apt_simulate() { # PACKAGE...
+    local plan new upgraded
+    plan=$(LC_ALL=C apt-get -s install --no-install-recommends "$@" 2>/dev/null) || return
+    new=$(sed -nE 's/^Inst ([^ ]+) \(.*/\1/p' <<<"$plan")
+    upgraded=$(sed -nE 's/^Inst ([^ ]+) \[.*/\1/p' <<<"$plan")
+    # shellcheck disable=SC2086 # several packages
+    apt-cache show --no-all-versions $new $upgraded | awk '
+        /^Installed-Size: / { disk += $2 / 1024 }
+        /^Size: / { network += $2 / 1024 / 1024 }
+        /^Package: / { packages++ }
+        END { printf "%d packages, %d MB to download, %d MB on disk", packages, network, disk }'
+    [[ -z $upgraded ]] || printf '; upgrades %s' "${upgraded//$'\n'/ }"
+}
+
+apt_update() { sudo_if_needed apt-get -q update </dev/null >&2; }
+
+# A cluster is nothing that one needs for an extension, nor expects from it.
+# shellcheck disable=SC2016 # for another shell
+apt_script='
+    without_cluster=/etc/postgresql-common/createcluster.d/count_relations.conf
+    mkdir -p "${without_cluster%/*}"
+    trap "rm -f $without_cluster; rmdir -p --ignore-fail-on-non-empty ${without_cluster%/*}" EXIT
+    echo "create_main_cluster = false" >"$without_cluster"
     # An old package list names files that are gone from the mirrors.
-    sudo_if_needed apt-get -q update </dev/null >&2
-    sudo_if_needed env DEBIAN_FRONTEND=noninteractive \
-        apt-get -qy install --no-install-recommends "$@" </dev/null >&2
+    apt-get -q update
+    DEBIAN_FRONTEND=noninteractive apt-get -qy install --no-install-recommends "$@"'
+
+apt_install() { # PACKAGE...
+    local plan
+    plan=$(apt_simulate "$@") || plan="apt's package lists are missing or old, and are updated first"
+    say "Installing with apt: $*"
+    printf '    %s\n' "$plan" >&2
+    [[ " $*" != *' postgresql-'[0-9]* ]] ||
+        printf '    no cluster is created; pg_createcluster makes one\n' >&2
+    is_root || printf '    this takes root: by sudo, which may ask for your password\n' >&2
+    can_be_root || ask_administrator "$@"
+    sudo_if_needed bash -euc "$apt_script" apt_install "$@" </dev/null >&2 || ask_administrator "$@"
+}
+
+ask_administrator() { # PACKAGE...
+    die "could not install what is missing. Somebody who may has to run:
+
+    apt-get update && apt-get install --no-install-recommends $*
+"
 }
 
 # --- Rust: the toolchain on PATH if it will do, else Debian's ---
@@ -74,40 +147,87 @@ find_rust() {
     rust_will_do /usr/bin/ && PATH=/usr/bin:$PATH
 }
 
-export PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
-find_rust || true # setup.sh sees to it
-
-# --- PostgreSQL: what follows from PG_CONFIG ---
-
-use_postgres() {
-    pg_bin=$("$PG_CONFIG" --bindir)
-    pg_lib=$("$PG_CONFIG" --pkglibdir)
-    pg_share=$("$PG_CONFIG" --sharedir)
-    pg_feature=$("$PG_CONFIG" --version | sed 's/^PostgreSQL \([0-9]*\).*/pg\1/')
-    features=(--no-default-features --features "$pg_feature")
-
-    # pgrx builds for the PostgreSQL that its configuration names. For any other,
-    # say so here and leave that file alone: when it changes, everything is built
-    # again, for every version.
-    pgrx_known=$(sed -n "s/^$pg_feature = \"\(.*\)\"/\1/p" \
-        "${PGRX_HOME:-$HOME/.pgrx}/config.toml" 2>/dev/null || true)
-    if [[ $pgrx_known != "$PG_CONFIG" ]]; then
-        export PGRX_PG_CONFIG_PATH=$PG_CONFIG
+# Debian's packages: a release's own, or those that it keeps new enough for web browsers.
+rust_packages() {
+    local offered
+    offered=$(apt-cache show --no-all-versions rustc 2>/dev/null | sed -n 's/^Version: //p' || true)
+    if [[ -n $offered ]] && printf '%s\n' "$rust_needed" "$offered" | sort -VC; then
+        echo cargo rustc rustfmt
+    else
+        echo cargo-web rustc-web rustfmt-web
     fi
 }
 
-can_install() { [[ -w $pg_lib && -w $pg_share/extension ]]; }
+export PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+find_rust || true # setup.sh sees to it
 
-# pgrx copies over an installed library in place when it uses sudo, and a
-# server that has the library loaded would crash. Unlinked, the old file lives
-# on for that server.
-unlink_installed() {
-    local library=$pg_lib/count_relations.so
-    if [[ ! -e $library ]]; then
+# --- PostgreSQL ---
+
+# The major versions that we support, oldest first.
+mapfile -t supported < <(sed -nE 's/^pg([0-9]+) = .*/\1/p' Cargo.toml)
+supported_range="${supported[0]} to ${supported[-1]}"
+
+is_supported() { # MAJOR VERSION
+    [[ " ${supported[*]} " == *" $1 "* ]]
+}
+
+major_version() { # PG_CONFIG
+    "$1" --version | sed -E 's/[^0-9]*([0-9]+).*/\1/'
+}
+
+debian_pg_config() { echo "/usr/lib/postgresql/$1/bin/pg_config"; } # MAJOR VERSION
+
+has_server() { [[ -x $1 && -x $("$1" --bindir)/postgres ]]; }                  # PG_CONFIG
+has_headers() { [[ -x $1 && -f $("$1" --includedir-server)/postgres.h ]]; } # PG_CONFIG
+
+# Sets PG_CONFIG, if it is not set, to the newest that is installed with its headers.
+# Never to the first pg_config on PATH: it may belong to another version than the server
+# that one has in mind.
+choose_postgres() {
+    local i found
+    export PG_CONFIG=${PG_CONFIG-}
+    if [[ -n $PG_CONFIG ]]; then
+        [[ $PG_CONFIG == */* ]] || PG_CONFIG=$(command -v "$PG_CONFIG" || echo "$PG_CONFIG")
         return
-    elif can_install; then
-        rm -f "$library"
-    else
-        sudo_if_needed rm -f "$library"
+    fi
+    for ((i = ${#supported[@]} - 1; i >= 0; i--)); do
+        found=$(debian_pg_config "${supported[i]}")
+        if has_server "$found" && has_headers "$found"; then
+            PG_CONFIG=$found
+            return
+        fi
+    done
+    return 1
+}
+
+find_directories() { # PG_CONFIG
+    pg_bin=$("$1" --bindir)
+    pg_lib=$("$1" --pkglibdir)
+    pg_share=$("$1" --sharedir)
+}
+
+# What a script needs to know, once setup.sh has been there. From then on, PG_CONFIG is
+# that of a private installation, for pgrx too.
+use_postgres() {
+    choose_postgres || die "no PostgreSQL of $supported_range is installed with its headers"
+    original_pg_config=$PG_CONFIG
+    # shellcheck disable=SC2295 # a pattern
+    [[ $PG_CONFIG != "$installations"/* ]] || original_pg_config=/${PG_CONFIG#$installations/*/}
+    PG_CONFIG=$(scripts/private-installation.sh "$PG_CONFIG")
+    export PGRX_PG_CONFIG_PATH=$PG_CONFIG
+    find_directories "$PG_CONFIG"
+    pg_feature=pg$(major_version "$PG_CONFIG")
+    features=(--no-default-features --features "$pg_feature")
+    tell_cargo
+}
+
+# So that plain cargo, in an editor too, builds for the same PostgreSQL, and has nothing
+# to build again.
+tell_cargo() {
+    local configuration
+    configuration=$(printf '[env]\nPG_CONFIG = "%s"\nPGRX_PG_CONFIG_PATH = "%s"' "$PG_CONFIG" "$PG_CONFIG")
+    if [[ $(cat .cargo/config.toml 2>/dev/null) != "$configuration" ]]; then
+        mkdir -p .cargo
+        printf '%s\n' "$configuration" >.cargo/config.toml
     fi
 }

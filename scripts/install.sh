@@ -1,11 +1,30 @@
 #!/usr/bin/env bash
-# Builds the release and installs it into the PostgreSQL of PG_CONFIG.
+# Builds the release and installs it into the PostgreSQL of PG_CONFIG. A server that runs
+# on the library that was there before keeps it until it is restarted.
 source "$(dirname "$0")/common.sh"
 scripts/setup.sh
 use_postgres
+built=("$pg_lib/count_relations.so" "$pg_share/extension")
+find_directories "$original_pg_config"
 
-say "Building and installing into $("$PG_CONFIG" --version), $pg_lib"
-how=(--release --pg-config "$PG_CONFIG" "${features[@]}")
-can_install || how+=(--sudo)
-unlink_installed
-cargo pgrx install "${how[@]}"
+place_as=()
+if [[ ! -w $pg_lib || ! -w $pg_share/extension ]]; then
+    say "Installing into $pg_lib and $pg_share/extension takes root: by sudo, which may ask for your password"
+    can_be_root || die "you may not write there; somebody who may can run this, or install what 'make package' makes"
+    place_as=(sudo_if_needed)
+fi
+
+scripts/build.sh
+
+# Each in one step: whoever looks finds the old file or the new one, and nothing else.
+# shellcheck disable=SC2016 # for another shell
+place='
+    for file in "${@:2}"; do
+        new=$1/.${file##*/}.new
+        install -m 644 "$file" "$new"
+        mv -f "$new" "$1/${file##*/}"
+    done'
+
+say "Installing into $("$original_pg_config" --version), $pg_lib"
+"${place_as[@]}" bash -euc "$place" place "$pg_share/extension" "${built[1]}"/count_relations*
+"${place_as[@]}" bash -euc "$place" place "$pg_lib" "${built[0]}"

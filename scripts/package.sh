@@ -5,9 +5,10 @@ source "$(dirname "$0")/common.sh"
 scripts/setup.sh
 use_postgres
 
-[[ $PG_CONFIG =~ ^/usr/lib/postgresql/([0-9]+)/bin/pg_config$ ]] ||
-    die "PG_CONFIG=$PG_CONFIG: Debian packages are made for Debian's PostgreSQL only"
-server=postgresql-${BASH_REMATCH[1]}
+major=$(major_version "$PG_CONFIG")
+[[ $original_pg_config == "$(debian_pg_config "$major")" ]] ||
+    die "PG_CONFIG=$original_pg_config: Debian packages are made for Debian's PostgreSQL only"
+server=postgresql-$major
 if ! { command -v dpkg-shlibdeps && command -v lintian; } &>/dev/null; then
     apt_install dpkg-dev lintian
 fi
@@ -24,8 +25,12 @@ trap 'rm -rf "$work"' EXIT
 root=$work/root doc=$work/root/usr/share/doc/$name
 
 say "Building $name $version"
-cargo pgrx package --pg-config "$PG_CONFIG" "${features[@]}" --out-dir "$root" >&2
+scripts/build.sh >&2
+built=("$pg_lib/count_relations.so" "$pg_share/extension")
+find_directories "$original_pg_config"
 library=$root$pg_lib/count_relations.so
+install -Dm 644 -t "$root$pg_lib" "${built[0]}" # Debian's libraries are not executable
+install -Dm 644 -t "$root$pg_share/extension" "${built[1]}"/count_relations*
 # Everything that the server itself does not bring.
 mkdir "$work/debian" && touch "$work/debian/control"
 needed=$(cd "$work" && dpkg-shlibdeps -O "$library" 2>"$work/log") || die "$(cat "$work/log")"
@@ -67,7 +72,6 @@ Description: PostgreSQL background worker that counts relations
 EOF
 (cd "$root" && find usr -type f -print0 | sort -z | xargs -0 md5sum >DEBIAN/md5sums)
 chmod -R u=rwX,go=rX "$root"
-chmod -x "$library" # Debian's libraries are not executable
 
 mkdir -p dist
 package=dist/${name}_${version}_$(dpkg --print-architecture).deb

@@ -2,7 +2,7 @@
 # Shows the extension at work in a throwaway server, until Ctrl-C.
 # DATABASES='postgres, template1' sets count_relations.databases.
 source "$(dirname "$0")/common.sh"
-scripts/install.sh
+scripts/build.sh
 use_postgres
 
 # Short, and not in TMPDIR: a Unix socket's path ends at 107 bytes.
@@ -11,17 +11,22 @@ data=$dir/data log=$dir/log
 give_to_postgres "$dir"
 
 clean_up() {
-    trap '' INT TERM HUP
-    kill "${tail_pid-}" 2>/dev/null || true
+    clean_up_in_peace
+    end_job
+    # It may be just about to write down its pid.
+    while [[ ! -s $data/postmaster.pid ]] && kill -0 "${server_pid-}" 2>/dev/null; do
+        sleep 0.1
+    done
     if [[ -e $data/postmaster.pid ]]; then
         say "Stopping the server"
-        as_postgres "$pg_bin/pg_ctl" stop -s -m fast -D "$data" || true
+        as_postgres "$pg_bin/pg_ctl" stop -s -m fast -D "$data" ||
+            as_postgres "$pg_bin/pg_ctl" stop -s -m immediate -D "$data"
     fi
     rm -rf "$dir"
     say "Removed $dir"
 }
 trap clean_up EXIT
-trap 'exit 0' INT TERM HUP
+exit_on_signals 0
 
 say "Creating a cluster in $dir, with one line added to its postgresql.conf"
 as_postgres "$pg_bin/initdb" -D "$data" -U postgres -A trust -E UTF8 --locale=C --no-sync >/dev/null
@@ -47,13 +52,11 @@ say "The worker, as ps shows it"
 ps -o user,pid,args --ppid "$(head -n 1 "$data/postmaster.pid")" | grep -E 'PID|bgworker: count relations' >&2
 
 say "What SQL sees: CREATE EXTENSION count_relations; SELECT … FROM relation_counts"
-as_postgres "$pg_bin/psql" -qX -h "$dir" -U postgres -c 'CREATE EXTENSION count_relations' \
-    -c 'SELECT datname, relations, counted_at, min_relations, max_relations FROM relation_counts' >&2
+as_postgres "$pg_bin/psql" -qX -P pager=off -h "$dir" -U postgres -c 'CREATE EXTENSION count_relations' \
+    -c 'SELECT datname, relations, counted_at::time(0), min_relations, max_relations FROM relation_counts' >&2
 
 say "Connect with: $pg_bin/psql -h $dir -U postgres"
 say "The server's log (Ctrl-C stops the server and removes the cluster)"
-tail -n +1 -f --pid=$server_pid "$log" &
-tail_pid=$!
-if wait $tail_pid; then # and not tail itself: a trap waits for a command, but interrupts `wait`
+if run_job tail -n +1 -f --pid=$server_pid "$log"; then
     die "the server stopped by itself"
 fi

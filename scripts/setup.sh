@@ -20,28 +20,73 @@ libclang() {
     [[ -n ${LIBCLANG_PATH-} ]] || compgen -G '/usr/lib/llvm-*/lib/libclang[.-][s1-9]*' ||
         compgen -G '/usr/lib*/libclang.so*' || compgen -G '/usr/lib/*-linux-gnu/libclang[.-][s1-9]*'
 }
-server() { [[ -x $("$PG_CONFIG" --bindir)/postgres ]]; }
-headers() { [[ -f $("$PG_CONFIG" --includedir-server)/postgres.h ]]; }
-server_and_headers() { server && headers; }
-
 pgrx_version=$(sed -n 's/^pgrx = "=\(.*\)"/\1/p' Cargo.toml)
 cargo_pgrx() { [[ $(cargo pgrx --version 2>/dev/null) == "cargo-pgrx $pgrx_version" ]]; }
 
-# --- System packages ---
+# --- Which PostgreSQL ---
 
-postgres_packages=''
-if [[ $PG_CONFIG =~ ^/usr/lib/postgresql/([0-9]+)/bin/pg_config$ ]]; then
-    # Both in one go, so that server and headers are of the same release.
-    postgres_packages="postgresql-${BASH_REMATCH[1]} postgresql-server-dev-${BASH_REMATCH[1]}"
-elif ! server_and_headers &>/dev/null; then
-    die "PG_CONFIG=$PG_CONFIG: not a PostgreSQL with a server and server headers"
+# Sets $major to what apt has to install: headers for the newest server that is there, or
+# else the newest server.
+choose_from_apt() {
+    local i
+    for ((i = ${#supported[@]} - 1; i >= 0; i--)); do
+        major=${supported[i]}
+        ! has_server "$(debian_pg_config "$major")" || ! apt_offers "postgresql-server-dev-$major" || return 0
+    done
+    for ((i = ${#supported[@]} - 1; i >= 0; i--)); do
+        major=${supported[i]}
+        ! apt_offers "postgresql-$major" || ! apt_offers "postgresql-server-dev-$major" || return 0
+    done
+    return 1
+}
+
+how_to_choose="PG_CONFIG=/path/to/pg_config makes it another, of $supported_range"
+if [[ -n ${PG_CONFIG-} ]]; then
+    choose_postgres
+elif choose_postgres; then
+    say "PostgreSQL $(major_version "$PG_CONFIG"), the newest that is installed with its headers; $how_to_choose"
+elif command -v apt-get >/dev/null; then
+    if ! choose_from_apt; then
+        say "Updating apt's package lists, to see which PostgreSQL there is"
+        can_be_root || ask_administrator postgresql-N postgresql-server-dev-N
+        apt_update
+        choose_from_apt || die "neither this machine nor apt has a PostgreSQL of $supported_range; PG_CONFIG=/path/to/pg_config names one that is elsewhere"
+    fi
+    PG_CONFIG=$(debian_pg_config "$major")
+    if has_server "$PG_CONFIG"; then
+        say "PostgreSQL $major, the newest that is installed, still without its headers; $how_to_choose"
+    else
+        say "PostgreSQL $major, the newest that apt offers; $how_to_choose"
+    fi
+else
+    die "no PostgreSQL of $supported_range found; PG_CONFIG=/path/to/pg_config names it"
 fi
 
-want "a PostgreSQL server with its headers: $PG_CONFIG, or another that PG_CONFIG names" "$postgres_packages" server_and_headers
+if [[ -x $PG_CONFIG ]]; then
+    major=$(major_version "$PG_CONFIG")
+elif [[ $PG_CONFIG =~ ^/usr/lib/postgresql/([0-9]+)/bin/pg_config$ ]]; then
+    major=${BASH_REMATCH[1]}
+else
+    die "PG_CONFIG=$PG_CONFIG: there is no such program"
+fi
+is_supported "$major" || die "PG_CONFIG=$PG_CONFIG is of PostgreSQL $major; supported are $supported_range"
+
+# --- System packages ---
+
+if [[ $PG_CONFIG == "$(debian_pg_config "$major")" ]]; then
+    want "PostgreSQL $major" "postgresql-$major" has_server "$PG_CONFIG"
+    # Those of the server's own release, if they are still there to be had.
+    headers=postgresql-server-dev-$major
+    release=$(dpkg-query --show --showformat '${Version}' "postgresql-$major" 2>/dev/null || true)
+    [[ -z $release ]] || ! apt_offers "$headers=$release" || headers+="=$release"
+    want "PostgreSQL $major's headers" "$headers" has_headers "$PG_CONFIG"
+elif ! has_server "$PG_CONFIG" || ! has_headers "$PG_CONFIG"; then
+    die "PG_CONFIG=$PG_CONFIG: not a PostgreSQL with a server and server headers"
+fi
 want "a C compiler (cc) and libc's headers" "gcc libc6-dev" c_compiler
 want "libclang" libclang-dev libclang
 want "ps" procps has ps
-want "Rust $rust_needed with rustfmt" "cargo-web rustc-web rustfmt-web ca-certificates" find_rust
+want "Rust $rust_needed with rustfmt" "$(rust_packages) ca-certificates" find_rust
 if ! cargo_pgrx; then # whose downloader links OpenSSL
     want "pkg-config" pkg-config has pkg-config
     want "OpenSSL's headers" libssl-dev pkg-config --exists openssl
@@ -64,13 +109,6 @@ fi
 # --- pgrx ---
 
 if ! cargo_pgrx; then
-    say "Installing cargo-pgrx $pgrx_version"
+    say "Installing cargo-pgrx $pgrx_version into ${CARGO_HOME:-~/.cargo} (a few minutes)"
     cargo install --locked cargo-pgrx --version "=$pgrx_version"
-fi
-
-use_postgres
-if [[ $PG_CONFIG == "$default_pg_config" && ! -x $pgrx_known ]]; then
-    say "Telling pgrx about $PG_CONFIG, so that plain cargo works too"
-    # Adds to the versions that pgrx knows; --no-run: the tests make their own clusters.
-    cargo pgrx init --no-run "--$pg_feature" "$PG_CONFIG"
 fi

@@ -4,7 +4,7 @@
 source "$(dirname "$0")/common.sh"
 scripts/setup.sh
 use_postgres
-scripts/install.sh
+scripts/build.sh
 
 say "A soak of ${MINUTES:=30} minutes on $("$PG_CONFIG" --version)"
 # The same features as for `make test`, so that nothing is built again.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests on every supported PostgreSQL, or on those named:
+# Runs the tests on every supported PostgreSQL that can be had, or on those named:
 #   scripts/test-all.sh 15 18-cassert
 source "$(dirname "$0")/common.sh"
 
@@ -20,8 +20,15 @@ done
 
 # The libraries of all versions are installed by now; a server must refuse those that
 # were built for another.
+# shellcheck disable=SC2086 # several words
 scripts/test-confused.sh $pg_configs || failed=1
 
+if ! (($#)); then
+    for major in "${supported[@]}"; do
+        [[ ${results[*]} == *": PostgreSQL $major"* ]] ||
+            results+=("NOT TESTED, as it could not be had: PostgreSQL $major")
+    done
+fi
 say "Results"
 printf '%s\n' "${results[@]}"
 exit $failed

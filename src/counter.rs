@@ -44,6 +44,19 @@
 //!   (`ProcessCommittedInvalidationMessages()`): the same order. Promotion changes
 //!   neither.
 //! - *Other databases'* changes are not announced here, nor counted.
+//!
+//! # Why the table is read, and not one of its indexes
+//!
+//! The planner would count by whichever index of `pg_class` is the smallest, and an
+//! index can have a row twice, or lack it, for good. `REINDEX` makes one so: a
+//! transaction that creates a relation and alters it leaves two versions of its row in
+//! one HOT chain, and the lock on `pg_class` that would keep `REINDEX` out is given
+//! back before the commit. `heapam_index_build_range_scan()`
+//! (`access/heap/heapam_handler.c`) waits for such a transaction when it builds a
+//! unique index; for `pg_class_tblspc_relfilenode_index`, which is not, it enters both
+//! versions, under the same address. Damaged disks and changed collations do worse. So
+//! the session's settings leave the planner nothing but the sequential scan (see
+//! [`crate::server::session`]): what a snapshot sees in the table is the truth.
 
 use crate::server::signals::cancelable;
 use crate::server::transaction::{transaction, with_snapshot};

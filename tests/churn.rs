@@ -6,6 +6,7 @@
 //! `COUNT_RELATIONS_CHURN_SECONDS` is how long it takes.
 
 use crate::cluster::{Cluster, Stopped, Throttle, eventually};
+use crate::diagnosis::diagnose;
 use crate::random_ddl::{
     Session, TOLD_WHEN_IN_THE_WAY, from_environment, is_in_the_way, overflow, relations,
 };
@@ -71,9 +72,12 @@ fn churn(primary: &Cluster, watched: &[&Cluster]) {
         for text in TOLD_WHEN_IN_THE_WAY {
             server.expect(text);
         }
+        server.expect("extension \"amcheck\" is not available");
     }
     let mut rng = Rng::with_seed(seed);
     let mut referee = primary.connect(DATABASE);
+    // For a diagnosis, where the server has it.
+    let _ = referee.batch_execute("CREATE EXTENSION amcheck");
     let mut sessions: Vec<Session> = (1..=SESSIONS)
         .map(|number| session(primary, number, rng.fork()))
         .collect();
@@ -111,7 +115,10 @@ fn churn(primary: &Cluster, watched: &[&Cluster]) {
         let relations = relations(&mut referee);
         for server in watched {
             let counted = server.next_count(DATABASE);
-            assert_eq!(counted, relations, "in round {round} of seed {seed}");
+            if counted != relations {
+                let what = format!("{counted} for {relations}, in round {round} of seed {seed}");
+                panic!("{what}\n{}", diagnose(seed, DATABASE, server, primary));
+            }
         }
     }
     println!("{round} rounds");

@@ -18,6 +18,15 @@ const COLUMNS: [&str; 4] = [
 /// What is known of a database, in the order of `COLUMNS`.
 type Values = [f64; COLUMNS.len()];
 
+fn exporter() -> Command {
+    let path = std::env::var("PATH").unwrap();
+    let tools = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools");
+    let mut command = Command::new("prometheus-postgres-exporter");
+    command.env("PATH", format!("{path}:{tools}"));
+    command.stdin(Stdio::null());
+    command
+}
+
 /// A running exporter, killed when dropped.
 struct Exporter {
     process: Child,
@@ -28,11 +37,18 @@ impl Exporter {
     /// Starts Debian's exporter with our queries, connected to `cluster` as `role`.
     fn start(cluster: &Cluster, role: &str) -> Exporter {
         let project = env!("CARGO_MANIFEST_DIR");
-        let path = std::env::var("PATH").unwrap();
         let socket = cluster.socket().display();
         let log = NamedTempFile::new().unwrap();
-        let process = Command::new("prometheus-postgres-exporter")
-            .env("PATH", format!("{path}:{project}/target/tools"))
+        let help = exporter().arg("--help").output();
+        let help = help.expect("no prometheus-postgres-exporter, which scripts/tools.sh provides");
+        let help = String::from_utf8([help.stdout, help.stderr].concat()).unwrap();
+        let mut command = exporter();
+        // Those of old read columns of pg_stat_bgwriter that PostgreSQL 17 dropped. The
+        // collector of those that know better has another name.
+        if help.contains("collector.bgwriter") {
+            command.arg("--no-collector.bgwriter");
+        }
+        let process = command
             .env(
                 "DATA_SOURCE_NAME",
                 format!("user={role} host={socket} dbname=postgres"),
@@ -41,12 +57,9 @@ impl Exporter {
                 "--extend.query-path={project}/monitoring/postgres_exporter.yml"
             ))
             .arg("--web.listen-address=127.0.0.1:0")
-            // Debian 12's reads columns of pg_stat_bgwriter that PostgreSQL 17 dropped.
-            .arg("--no-collector.bgwriter")
-            .stdin(Stdio::null())
             .stderr(log.reopen().unwrap())
             .spawn()
-            .expect("no prometheus-postgres-exporter, which scripts/tools.sh provides");
+            .unwrap();
         let mut exporter = Exporter {
             process,
             address: String::new(),

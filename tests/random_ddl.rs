@@ -13,10 +13,29 @@ pub fn from_environment(variable: &str) -> Option<u64> {
     Some(value.parse().expect(variable))
 }
 
-/// The number of relations, as a client counts them.
+/// The number of relations, as a client counts them: in the table, as an index that was
+/// built amid DDL can be wrong.
 pub fn relations(client: &mut Client) -> i64 {
     let sql = "SELECT count(*) FROM pg_class";
-    client.query_one(sql, &[]).unwrap().get(0)
+    let indexes = ["indexscan", "indexonlyscan", "bitmapscan"];
+    count_without(client, &indexes, sql)
+}
+
+/// The number of rows that the index of `pg_class` on `column`, the first of it, has.
+pub fn rows_of_index(client: &mut Client, column: &str) -> i64 {
+    let least = if column == "relname" { "''" } else { "0" };
+    let sql = format!("SELECT count(*) FROM pg_class WHERE {column} >= {least}");
+    count_without(client, &["seqscan", "bitmapscan"], &sql)
+}
+
+/// What `sql` counts if the planner can do without some kinds of scans.
+fn count_without(client: &mut Client, scans: &[&str], sql: &str) -> i64 {
+    let mut transaction = client.transaction().unwrap();
+    for scan in scans {
+        let off = format!("SET LOCAL enable_{scan} = off");
+        transaction.batch_execute(&off).unwrap();
+    }
+    transaction.query_one(sql, &[]).unwrap().get(0)
 }
 
 /// Announces more than the 4,096 changes (`MAXNUMMESSAGES` in sinvaladt.c) that a

@@ -12,6 +12,7 @@ mod cluster;
 mod databases;
 mod processes;
 mod report;
+mod scan;
 mod view;
 
 use cluster::{Cluster, Line, eventually, is_gone, send};
@@ -271,6 +272,7 @@ fn measure_costs(cluster: &Cluster, relations: u32, report: &mut Report) {
         let cost = measure_cost(cluster, relations, load, skip_unchanged);
         report.costs.push(cost);
     }
+    report.scans.push(scan::measure(cluster, relations));
 }
 
 fn measure_cost(cluster: &Cluster, relations: u32, load: Load, skip_unchanged: bool) -> Cost {

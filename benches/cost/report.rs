@@ -11,6 +11,7 @@ pub struct Report {
     pub date: String,
     pub naptime: Duration,
     pub costs: Vec<Cost>,
+    pub scans: Vec<Scan>,
     /// What a tick of empty_worker costs with a transaction around it, as a ratio to
     /// one without.
     pub in_transaction: Option<f64>,
@@ -30,6 +31,13 @@ pub struct Cost {
     pub to_empty: f64,
     pub to_plain: f64,
     pub memory_to_plain: f64,
+}
+
+/// What counting the rows of the table costs, as ratios to counting those of an index.
+pub struct Scan {
+    pub relations: u32,
+    pub after_vacuum: f64,
+    pub after_changes: f64,
 }
 
 /// What a read of relation_counts costs, as ratios.
@@ -123,6 +131,7 @@ impl Report {
         );
         if !self.costs.is_empty() {
             self.write_costs(&mut page);
+            self.write_scans(&mut page);
         }
         if !self.reads.is_empty() {
             self.write_reads(&mut page);
@@ -191,6 +200,26 @@ impl Report {
                 );
             }
             page.push('\n');
+        }
+    }
+
+    fn write_scans(&self, page: &mut String) {
+        page.push_str(
+            "\n## The table, not an index\n\n\
+             An index of `pg_class` can be wrong, so the worker reads the table. CPU time of \
+             such a count, as a ratio to one with the plan that the planner would choose, in \
+             one session without helpers: after `VACUUM`, which is when an index serves best, \
+             and after an update of all rows.\n\n\
+             | relations | after VACUUM | after changes |\n|--:|---|---|\n",
+        );
+        for scan in &self.scans {
+            let _ = writeln!(
+                page,
+                "| {} | {} | {} |",
+                scan.relations,
+                verdict(scan.after_vacuum, None),
+                verdict(scan.after_changes, None),
+            );
         }
     }
 

@@ -48,7 +48,7 @@ pub fn nap(timeout: Duration) {
 
 /// What `pg_stat_activity.wait_event` shows during a nap: `CountRelationsNap`,
 /// or `Extension` on servers before 17, which know no events of extensions' own.
-#[cfg(any(feature = "pg17", feature = "pg18"))]
+#[cfg(not(any(feature = "pg15", feature = "pg16")))]
 fn wait_event_info() -> u32 {
     use std::sync::OnceLock;
     static WAIT_EVENT: OnceLock<u32> = OnceLock::new();
@@ -58,7 +58,7 @@ fn wait_event_info() -> u32 {
         .get_or_init(|| unsafe { pg_sys::WaitEventExtensionNew(c"CountRelationsNap".as_ptr()) })
 }
 
-#[cfg(not(any(feature = "pg17", feature = "pg18")))]
+#[cfg(any(feature = "pg15", feature = "pg16"))]
 fn wait_event_info() -> u32 {
     pg_sys::PG_WAIT_EXTENSION
 }

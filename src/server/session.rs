@@ -25,12 +25,17 @@ const FIXED_SETTINGS: &[(&CStr, &CStr)] = &[
     (c"lock_timeout", c"0"),
     (c"idle_in_transaction_session_timeout", c"0"),
     (c"idle_session_timeout", c"0"),
-    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    #[cfg(not(any(feature = "pg15", feature = "pg16")))]
     (c"transaction_timeout", c"0"),
     // Serializable transactions are refused on a standby.
     (c"default_transaction_isolation", c"read committed"),
     (c"default_transaction_deferrable", c"off"),
     (c"default_transaction_read_only", c"on"),
+    // Rows are read from the table itself, whatever state its indexes are in.
+    (c"enable_seqscan", c"on"),
+    (c"enable_indexscan", c"off"),
+    (c"enable_indexonlyscan", c"off"),
+    (c"enable_bitmapscan", c"off"),
     // A count takes one process and no compiler.
     (c"max_parallel_workers_per_gather", c"0"),
     (c"jit", c"off"),

@@ -98,7 +98,7 @@ pub fn define_strictly(name: &'static CStr, define: impl FnOnce()) {
         let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
         (!value.is_null()).then(|| CStr::from_ptr(value).to_owned())
     };
-    let log_min_messages = &raw mut pg_sys::log_min_messages;
+    let log_min_messages = log_min_messages();
     // SAFETY: a plain global of this process, restored right after; an error in
     // between ends the starting postmaster.
     let reported = unsafe { log_min_messages.replace(PgLogLevel::ERROR as c_int) };
@@ -121,6 +121,19 @@ pub fn define_strictly(name: &'static CStr, define: impl FnOnce()) {
                 is_reload,
             );
         }
+    }
+}
+
+/// From which level on this process logs. From 19 on there is a level a backend type.
+fn log_min_messages() -> *mut c_int {
+    let level = &raw mut pg_sys::log_min_messages;
+    #[cfg(any(feature = "pg15", feature = "pg16", feature = "pg17", feature = "pg18"))]
+    return level;
+    // SAFETY: an array of BACKEND_NUM_TYPES (elog.c's own index in
+    // should_output_to_server()), whose length the header leaves open.
+    #[cfg(not(any(feature = "pg15", feature = "pg16", feature = "pg17", feature = "pg18")))]
+    unsafe {
+        level.cast::<c_int>().add(pg_sys::MyBackendType as usize)
     }
 }
 

@@ -24,26 +24,52 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 static TERMINATED: AtomicBool = AtomicBool::new(false);
 
-// Declared here and not taken from `pg_sys`, whose wrappers catch errors with
-// sigsetjmp: no work for a signal handler.
-unsafe extern "C-unwind" {
-    fn die(signal: c_int);
-    fn SignalHandlerForConfigReload(signal: c_int);
+#[cfg(any(feature = "pg15", feature = "pg16", feature = "pg17", feature = "pg18"))]
+mod handlers {
+    use super::*;
+
+    // Declared here and not taken from `pg_sys`, whose wrappers catch errors with
+    // sigsetjmp: no work for a signal handler.
+    unsafe extern "C-unwind" {
+        fn die(signal: c_int);
+        pub fn SignalHandlerForConfigReload(signal: c_int);
+    }
+
+    pub unsafe extern "C-unwind" fn on_sigterm(signal: c_int) {
+        TERMINATED.store(true, Ordering::Relaxed);
+        // SAFETY: `die` is written to be a signal handler; it keeps errno, and a
+        // store to an atomic, the only thing done before it, does not touch errno.
+        unsafe { die(signal) }
+    }
 }
 
-extern "C-unwind" fn on_sigterm(signal: c_int) {
-    TERMINATED.store(true, Ordering::Relaxed);
-    // SAFETY: `die` is written to be a signal handler; it keeps errno, and a
-    // store to an atomic, the only thing done before it, does not touch errno.
-    unsafe { die(signal) }
+/// From 19 on a handler is told who sent the signal too, and `die` remembers it for
+/// its message.
+#[cfg(not(any(feature = "pg15", feature = "pg16", feature = "pg17", feature = "pg18")))]
+mod handlers {
+    use super::*;
+    use pg_sys::pg_signal_info;
+
+    // As above.
+    unsafe extern "C-unwind" {
+        fn die(signal: c_int, info: *const pg_signal_info);
+        pub fn SignalHandlerForConfigReload(signal: c_int, info: *const pg_signal_info);
+    }
+
+    pub unsafe extern "C-unwind" fn on_sigterm(signal: c_int, info: *const pg_signal_info) {
+        TERMINATED.store(true, Ordering::Relaxed);
+        // SAFETY: as on older versions; what wrapper_handler() (port/pqsignal.c)
+        // passed is passed on.
+        unsafe { die(signal, info) }
+    }
 }
 
 /// Installs the handlers and lets signals in; to be called first thing in a
 /// worker's main function (`postmaster/bgworker.c` starts it with all blocked).
 pub fn attach() {
-    #[cfg(not(feature = "pg18"))]
+    #[cfg(any(feature = "pg15", feature = "pg16", feature = "pg17"))]
     use pg_sys::pqsignal;
-    #[cfg(feature = "pg18")]
+    #[cfg(not(any(feature = "pg15", feature = "pg16", feature = "pg17")))]
     use pg_sys::pqsignal_be as pqsignal;
 
     // SAFETY: both handlers have the signature that pqsignal() asks for, are
@@ -52,12 +78,9 @@ pub fn attach() {
     unsafe {
         pqsignal(
             pg_sys::SIGHUP as c_int,
-            Some(SignalHandlerForConfigReload as unsafe extern "C-unwind" fn(c_int)),
+            Some(handlers::SignalHandlerForConfigReload),
         );
-        pqsignal(
-            pg_sys::SIGTERM as c_int,
-            Some(on_sigterm as unsafe extern "C-unwind" fn(c_int)),
-        );
+        pqsignal(pg_sys::SIGTERM as c_int, Some(handlers::on_sigterm));
         pg_sys::BackgroundWorkerUnblockSignals();
     }
 }
