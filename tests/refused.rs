@@ -6,6 +6,8 @@ use crate::cluster::{Background, Cluster, eventually, send};
 use nix::sys::signal::Signal;
 use postgres::Client;
 use postgres::error::SqlState;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -37,13 +39,18 @@ struct Mallory {
 }
 
 impl Mallory {
-    fn at_work_on(cluster: &Cluster) -> Mallory {
+    /// Makes the role.
+    fn prepare(cluster: &Cluster) {
         // CREATEDB, or copying is refused before it locks anything; quiet, or the log
         // is full of refusals.
         cluster.execute(
             "postgres",
             "CREATE ROLE mallory LOGIN CREATEDB; ALTER ROLE mallory SET log_min_messages = panic",
         );
+    }
+
+    fn at_work_on(cluster: &Cluster) -> Mallory {
+        Mallory::prepare(cluster);
         let refusals: [Arc<AtomicU64>; 4] = Default::default();
         let sessions = refusals.iter().zip(COMMANDS).map(|(refusals, commands)| {
             let mut client = cluster.connect_as("mallory", "postgres");
@@ -128,4 +135,46 @@ fn the_launcher_starts_a_worker_again() {
     cluster.await_nth_line("worker started for database \"app\"", 2);
     cluster.next_count("app");
     mallory.assert_refused();
+}
+
+/// Sends commands that are refused, and does not read that they were, until the server
+/// has no place left for what it has to say and keeps the database locked.
+fn have_refused_unread(cluster: &Cluster) -> UnixStream {
+    let mut stream = UnixStream::connect(cluster.socket().join(".s.PGSQL.5432")).unwrap();
+    let message = |kind: &[u8], body: &[u8]| {
+        let length = (body.len() as u32 + 4).to_be_bytes();
+        [kind, &length, body].concat()
+    };
+    let startup = b"\0\x03\0\0user\0mallory\0database\0postgres\0\0";
+    stream.write_all(&message(b"", startup)).unwrap();
+    let commands = message(b"Q", b"DROP DATABASE app\0").repeat(1_000);
+    let mut client = cluster.connect("postgres");
+    let sql = "SELECT 1 FROM pg_stat_activity \
+               WHERE usename = 'mallory' AND wait_event = 'ClientWrite'";
+    stream.set_nonblocking(true).unwrap();
+    eventually("a server that cannot answer", || {
+        let _ = stream.write(&commands);
+        client.query_opt(sql, &[]).unwrap()
+    });
+    stream
+}
+
+#[test]
+fn who_does_not_read_that_he_is_refused_does_not_drive_the_worker_out() {
+    let cluster = Cluster::start(&["count_relations.databases = 'app'"]);
+    let worker = cluster.worker("app");
+    cluster.next_count("app");
+    Mallory::prepare(&cluster);
+    let stream = have_refused_unread(&cluster);
+    let mut client = cluster.connect("postgres");
+    let sql = "SELECT 1 FROM pg_locks WHERE locktype = 'object' \
+               AND mode = 'AccessExclusiveLock' AND granted";
+    assert!(client.query_opt(sql, &[]).unwrap().is_some());
+    for _ in 0..4 {
+        cluster.next_count("app");
+    }
+    assert!(client.query_opt(sql, &[]).unwrap().is_some());
+    drop(stream);
+    assert_eq!(cluster.worker("app"), worker);
+    assert!(cluster.lines_with("making way").is_empty());
 }

@@ -18,7 +18,8 @@
 //! often as it likes. A command that goes ahead holds it all the time. So we leave for
 //! a transaction that is seen to hold the lock at each of several looks. Two would tell
 //! commands apart, each of which has a transaction of its own, but not the turns of a
-//! PL/pgSQL loop that catches its errors.
+//! PL/pgSQL loop that catches its errors. And who keeps the lock because nobody reads
+//! what he has to say, for example that a command was refused, does not wait for us.
 //!
 //! PostgreSQL 19 has this built in (`BGWORKER_INTERRUPTIBLE`).
 
@@ -56,7 +57,10 @@ pub struct Watch {
 
 /// A transaction, by its process and number (`VirtualTransactionId` in `storage/lock.h`).
 #[derive(PartialEq)]
-struct Holder(i32, u32);
+struct Holder {
+    process: i32,
+    transaction: u32,
+}
 
 impl Watch {
     /// Watches the database with this oid.
@@ -72,7 +76,9 @@ impl Watch {
     /// Looks, and says whether a command that needs the database to itself is under
     /// way.
     pub fn is_wanted(&mut self) -> bool {
-        self.is_held() && self.looks >= LOOKS
+        self.is_held()
+            && self.looks >= LOOKS
+            && !self.suspects.iter().all(Holder::waits_for_its_client)
     }
 
     /// Looks, and says whether somebody holds the lock, who has not been seen without
@@ -104,11 +110,8 @@ impl Watch {
 
     /// How soon to look again.
     pub fn interval(&self) -> Duration {
-        if self.suspects.is_empty() {
-            INTERVAL
-        } else {
-            NEXT_LOOK
-        }
+        let in_a_hurry = !self.suspects.is_empty() && self.looks <= LOOKS;
+        if in_a_hurry { NEXT_LOOK } else { INTERVAL }
     }
 }
 
@@ -147,6 +150,29 @@ impl From<&pg_sys::VirtualTransactionId> for Holder {
         let process = id.backendId;
         #[cfg(not(any(feature = "pg15", feature = "pg16")))]
         let process = id.procNumber;
-        Holder(process, id.localTransactionId)
+        Holder {
+            process,
+            transaction: id.localTransactionId,
+        }
+    }
+}
+
+impl Holder {
+    /// Whether the process is reading from its client, or writing to it. A prepared
+    /// transaction has none.
+    fn waits_for_its_client(&self) -> bool {
+        const CLASS: u32 = 0xff00_0000; // wait_classid in utils/activity/wait_event.c
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        use pg_sys::BackendIdGetProc as process;
+        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+        use pg_sys::ProcNumberGetProc as process;
+        // SAFETY: null, or shared memory that stays, whoever's it becomes. The number is
+        // of four bytes, which the server, too, reads without a lock.
+        unsafe {
+            let process = process(self.process);
+            !process.is_null()
+                && (&raw const (*process).wait_event_info).read_volatile() & CLASS
+                    == pg_sys::PG_WAIT_CLIENT
+        }
     }
 }
