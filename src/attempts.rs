@@ -3,8 +3,8 @@
 //! The postmaster starts a worker again five seconds after it exited, however often it has
 //! failed before. A database or a role that does not exist, or may not be used, would
 //! cost a FATAL line and a process every five seconds, for ever. So a worker remembers in
-//! shared memory how often its predecessors have failed in a row, and from the second
-//! time on it is a waiting room first: it is connected to no database, looks at the
+//! shared memory how often its predecessors have failed in a row, and after two of them
+//! it is a waiting room first: it is connected to no database, looks at the
 //! catalogs that all databases share, and makes room for another attempt as soon as that
 //! may succeed, because of what somebody has changed, or else after a while, as there is
 //! more that can be wrong than these catalogs tell.
@@ -72,8 +72,11 @@ impl Attempts {
         self.made.store(failures + 1, Ordering::Relaxed);
     }
 
-    /// To be called when the worker has done what it is for.
+    /// To be called when the worker has done what it is for, as often as it does.
     pub fn succeed(&self) {
+        if self.made.load(Ordering::Relaxed) == 0 {
+            return;
+        }
         for number in [self.made, self.due, self.seemed_possible] {
             number.store(0, Ordering::Relaxed);
         }

@@ -3,7 +3,8 @@
 //! The launcher looks which databases there are and which of them have a worker,
 //! and starts those that are missing. It is the supervisor that the postmaster is
 //! for workers of a list. Which workers there are it reads from the registry, so
-//! that a launcher that was started again takes over the workers it finds.
+//! that a launcher that was started again takes over the workers it finds. It lists the
+//! databases when they, or roles, have changed.
 
 use crate::attempts::{Attempts, RESTART_INTERVAL, pause_after};
 use crate::registry::{self, Row};
@@ -71,7 +72,8 @@ pub extern "C-unwind" fn count_relations_launcher_main(_argument: pg_sys::Datum)
             settings::reload();
         }
         invalidation::receive();
-        let changed = invalidation::take_access_change();
+        // An interrupted DROP DATABASE is announced by some versions only.
+        let changed = invalidation::take_access_change() | launcher.take_failure();
         if changed {
             if role_to_connect_as(role_name.as_deref()) != Some(role) {
                 session::leave(format_args!(
@@ -109,6 +111,8 @@ struct Launcher {
     launches: HashMap<u32, Launch>,
     /// The locks of databases that wait for a worker because somebody holds theirs.
     locks: HashMap<u32, Watch>,
+    /// Whether a worker has ended without having counted.
+    failed: bool,
     out_of_slots: Alarm,
     may_not_connect: Alarm,
 }
@@ -121,6 +125,7 @@ impl Launcher {
             databases: Vec::new(),
             launches: HashMap::new(),
             locks: HashMap::new(),
+            failed: false,
             out_of_slots: Alarm::default(),
             may_not_connect: Alarm::default(),
         }
@@ -189,10 +194,16 @@ impl Launcher {
         for launch in self.launches.values_mut() {
             if launch.ended.is_none() && launch.worker.has_ended() {
                 launch.ended = Some(now);
+                self.failed |= launch.failures > 0;
             }
         }
         self.launches
             .retain(|oid, launch| wanted.contains(oid) || launch.ended.is_none());
+    }
+
+    /// Whether a worker has ended without having counted since the last call.
+    fn take_failure(&mut self) -> bool {
+        std::mem::take(&mut self.failed)
     }
 
     /// Whether a worker for the database is on its way, or ended so lately that it is
