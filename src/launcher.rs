@@ -57,7 +57,6 @@ pub extern "C-unwind" fn count_relations_launcher_main(_argument: pg_sys::Datum)
     let attempts = Attempts::of(0);
     attempts.begin(None, role_name.as_deref());
     let session = session::connect(None, role_name.as_deref(), worker::APPLICATION_NAME);
-    attempts.succeed();
     log::info!(
         "count relations launcher started as role \"{}\", naptime {} ms",
         session.role,
@@ -84,6 +83,7 @@ pub extern "C-unwind" fn count_relations_launcher_main(_argument: pg_sys::Datum)
             launcher.take_on(databases(role));
         }
         launcher.look_after_databases();
+        attempts.succeed();
         statistics.report(changed, Instant::now());
         nap::nap(settings::naptime().min(LONGEST_NAP));
     }
