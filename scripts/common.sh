@@ -7,6 +7,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # The postgres user has to read what root builds and installs.
 umask 022
 
+# Names a PostgreSQL, for the scripts that this one runs, too; choose_postgres does, if
+# nobody else has.
+export PG_CONFIG=${PG_CONFIG-}
+
 # --- Saying things; on stderr, because a script's stdout may be its result ---
 
 say() { printf '\n==> %s\n' "$*" >&2; }
@@ -90,7 +94,7 @@ apt_simulate() { # PACKAGE...
     new=$(sed -nE 's/^Inst ([^ ]+) \(.*/\1/p' <<<"$plan")
     upgraded=$(sed -nE 's/^Inst ([^ ]+) \[.*/\1/p' <<<"$plan")
     # shellcheck disable=SC2086 # several packages
-    apt-cache show --no-all-versions $new $upgraded | awk '
+    apt-cache show --no-all-versions $new $upgraded 2>/dev/null | awk '
         /^Installed-Size: / { disk += $2 / 1024 }
         /^Size: / { network += $2 / 1024 / 1024 }
         /^Package: / { packages++ }
@@ -103,10 +107,12 @@ apt_update() { sudo_if_needed apt-get -q update </dev/null >&2; }
 # A cluster is nothing that one needs for an extension, nor expects from it.
 # shellcheck disable=SC2016 # for another shell
 apt_script='
-    without_cluster=/etc/postgresql-common/createcluster.d/count_relations.conf
-    mkdir -p "${without_cluster%/*}"
-    trap "rm -f $without_cluster; rmdir -p --ignore-fail-on-non-empty ${without_cluster%/*}" EXIT
-    echo "create_main_cluster = false" >"$without_cluster"
+    directory=/etc/postgresql-common/createcluster.d made=
+    [[ -d $directory ]] || made=$directory
+    trap "rm -f $directory/count_relations.conf
+        [[ -z \"$made\" ]] || rmdir -p --ignore-fail-on-non-empty $directory" EXIT
+    mkdir -p "$directory"
+    echo "create_main_cluster = false" >"$directory/count_relations.conf"
     # An old package list names files that are gone from the mirrors.
     apt-get -q update
     DEBIAN_FRONTEND=noninteractive apt-get -qy install --no-install-recommends "$@"'
@@ -185,7 +191,6 @@ has_headers() { [[ -x $1 && -f $("$1" --includedir-server)/postgres.h ]]; } # PG
 # that one has in mind.
 choose_postgres() {
     local i found
-    export PG_CONFIG=${PG_CONFIG-}
     if [[ -n $PG_CONFIG ]]; then
         [[ $PG_CONFIG == */* ]] || PG_CONFIG=$(command -v "$PG_CONFIG" || echo "$PG_CONFIG")
         return
@@ -209,6 +214,7 @@ find_directories() { # PG_CONFIG
 # What a script needs to know, once setup.sh has been there. From then on, PG_CONFIG is
 # that of a private installation, for pgrx too.
 use_postgres() {
+    find_rust || die "no Rust $rust_needed or newer, with rustfmt, is installed"
     choose_postgres || die "no PostgreSQL of $supported_range is installed with its headers"
     original_pg_config=$PG_CONFIG
     # shellcheck disable=SC2295 # a pattern

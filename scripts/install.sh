@@ -10,7 +10,7 @@ find_directories "$original_pg_config"
 place_as=()
 if [[ ! -w $pg_lib || ! -w $pg_share/extension ]]; then
     say "Installing into $pg_lib and $pg_share/extension takes root: by sudo, which may ask for your password"
-    can_be_root || die "you may not write there; somebody who may can run this, or install what 'make package' makes"
+    can_be_root || die "you may not; somebody who may can run 'make install' here, or install what 'make package' makes"
     place_as=(sudo_if_needed)
 fi
 

@@ -55,7 +55,7 @@ say "What SQL sees: CREATE EXTENSION count_relations; SELECT … FROM relation_c
 as_postgres "$pg_bin/psql" -qX -P pager=off -h "$dir" -U postgres -c 'CREATE EXTENSION count_relations' \
     -c 'SELECT datname, relations, counted_at::time(0), min_relations, max_relations FROM relation_counts' >&2
 
-say "Connect with: $pg_bin/psql -h $dir -U postgres"
+say "Connect with: ${original_pg_config%/*}/psql -h $dir -U postgres"
 say "The server's log (Ctrl-C stops the server and removes the cluster)"
 if run_job tail -n +1 -f --pid=$server_pid "$log"; then
     die "the server stopped by itself"

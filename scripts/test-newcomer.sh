@@ -14,7 +14,7 @@ say_what_became_of_it() { # RESULT
 if [[ ${1-} == inside ]]; then
     mapfile -t commands < <(sed -n '/^## Try it/,/^## Install/ s/^    \$ //p' README.md)
     [[ ${commands[*]} == 'make run make test' ]] || die "README has other commands now: ${commands[*]}"
-    screen=$HOME/screen
+    screen=$(mktemp "$HOME/screen.XXXXXX")
 
     left_behind() {
         find /tmp -mindepth 1
@@ -26,7 +26,7 @@ if [[ ${1-} == inside ]]; then
     say "${commands[0]}, at a terminal"
     script --quiet --flush --command "stty cols 80 rows 24; ${commands[0]}" "$screen" </dev/null >&2 &
     terminal=$!
-    until (($(grep -c 'LOG:  Currently' "$screen" || true) > 3)); do
+    until (($(grep -c "LOG:  Currently" "$screen") > 3)); do
         kill -0 $terminal 2>/dev/null || die "${commands[0]} ended by itself"
         sleep 1
     done

@@ -96,6 +96,23 @@ fn while_waiting_for_a_lock_on_pg_class() {
     make_way_for_all(BUSY, states::waiting_for_lock);
 }
 
+/// What PostgreSQL 19 does to workers that it may end itself (`BGWORKER_INTERRUPTIBLE`) is
+/// to forget them, here too.
+#[test]
+fn for_a_command_that_fails_in_the_end_and_comes_back() {
+    let cluster = states::start(SHORT_NAP);
+    let worker = cluster.worker("app");
+    let in_the_way = cluster.connect("app");
+    cluster.expect("database \"app\" is being accessed by other users");
+    let rename = "ALTER DATABASE app RENAME TO renamed";
+    let refusal = cluster.connect("postgres").batch_execute(rename);
+    let code = refusal.unwrap_err().code().cloned();
+    assert_eq!(code, Some(SqlState::OBJECT_IN_USE));
+    assert_eq!(cluster.await_line(MAKING_WAY).pid, worker);
+    drop(in_the_way);
+    await_counting(&cluster);
+}
+
 #[test]
 fn a_database_of_another_name_does_not_concern_the_worker() {
     let cluster = states::start(SHORT_NAP);

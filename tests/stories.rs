@@ -8,6 +8,7 @@ mod cluster;
 mod random_ddl;
 
 mod all_databases;
+mod attached;
 mod churn;
 mod clock;
 mod coming_back;
@@ -17,6 +18,7 @@ mod documents;
 mod exporter;
 mod failing;
 mod faults;
+mod hooks;
 mod introducing;
 mod leaving;
 mod log_lines;

@@ -164,3 +164,22 @@ fn the_canary_does_sing() {
         .get(0);
     assert!(sung >= 2);
 }
+
+#[test]
+fn a_client_encoding_without_a_conversion_keeps_no_worker_out() {
+    let cluster = Cluster::start(&["count_relations.databases = 'latin'"]);
+    cluster.expect("database \"latin\" does not exist");
+    cluster.execute("postgres", "CREATE ROLE mallory LOGIN");
+    cluster.execute(
+        "postgres",
+        "CREATE DATABASE latin OWNER mallory ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0",
+    );
+    // Allowed from a database that can be converted to anything.
+    cluster
+        .connect_as("mallory", "postgres")
+        .batch_execute("ALTER DATABASE latin SET client_encoding = 'WIN1251'")
+        .unwrap();
+    cluster.stop(Signal::SIGINT);
+    cluster.start_server();
+    cluster.next_count("latin");
+}

@@ -16,6 +16,7 @@ pub mod database_list;
 pub mod database_lock;
 pub mod dynamic_worker;
 pub mod heap;
+pub mod hooks;
 pub mod invalidation;
 pub mod library;
 pub mod log;

@@ -1,25 +1,42 @@
 //! Connecting a worker to a database, on its own terms (`postmaster/bgworker.c`).
 //!
-//! A worker connects once, and gets whatever settings the database's owner and the role
-//! have attached.
+//! A worker connects once, and on its way in the server applies to it, as to everybody,
+//! whatever settings are attached to the database and the role with `ALTER DATABASE … SET`
+//! and `ALTER ROLE … SET` (`process_settings()` in `utils/init/postinit.c`): by the
+//! database's owner, by whoever may alter the role, by a superuser who had client sessions
+//! in mind. To a worker that watches on behalf of the whole server nothing of it applies:
+//!
+//! - Settings that we need to be as they are get their value before we connect, in a way
+//!   that nothing attached changes ([`FIXED_SETTINGS`]).
+//! - *All* others are put back afterwards to what the server itself has, from
+//!   postgresql.conf, its command line, or by default; and they follow the configuration
+//!   file again from there on.
+//!
+//! All, because no list is ever complete. `log_min_messages` and `log_error_verbosity`
+//! would decide what our processes log, `lc_messages` in which language, `track_activities`,
+//! `track_counts` and `update_process_title` what they report; `debug_discard_caches`,
+//! `work_mem` or `enable_seqscan` what a count costs; and what the settings of other
+//! libraries would do, nobody knows.
 
 use super::database_list::database_name;
+use super::settings::State;
 use super::transaction::transaction;
-use super::{invalidation, role, signals};
+use super::{hooks, invalidation, role, signals};
 use pgrx::pg_sys;
 use std::ffi::CStr;
 use std::{fmt, ptr};
 
-/// Settings that the owner of the database, or whoever may alter the role, can
-/// attach to them with `ALTER DATABASE … SET` and `ALTER ROLE … SET`, and what
-/// they are for this worker, whatever was attached. The same idea, and most of
-/// the same list, as in `AutoVacWorkerMain()` (`postmaster/autovacuum.c`).
+/// Settings that have these values in our processes, whatever was attached and whatever
+/// the server has. The same idea, and most of the same list, as in `AutoVacWorkerMain()`
+/// (`postmaster/autovacuum.c`).
 const FIXED_SETTINGS: &[(&CStr, &CStr)] = &[
     // Nobody's objects but the server's own are found by name.
     (c"search_path", c""),
     // Run as the role that was asked for.
     (c"role", c"none"),
     (c"row_security", c"on"),
+    // No client, no conversion; a process for whose client there is none does not start.
+    (c"client_encoding", c"SQL_ASCII"),
     // Wait for as long as it takes; SIGTERM is there to end it.
     (c"statement_timeout", c"0"),
     (c"lock_timeout", c"0"),
@@ -53,37 +70,35 @@ pub struct Session {
     pub role_oid: u32,
 }
 
-/// Connects the process to `database` as `role_name` (the bootstrap superuser if none),
-/// shows it as `application_name`, and fixes every setting that could make
-/// somebody else's code run with the role's rights or make the count differ.
+/// Connects the process to `database` as `role` (the bootstrap superuser if none),
+/// shows it as `application_name`, and has none of the settings that are attached to
+/// either.
 ///
 /// Without a database, only the catalogs that all databases share can be read.
 ///
 /// Ends the process with the server's own FATAL message if the database or the role
 /// does not exist or may not be used.
-pub fn connect(
-    database: Option<&CStr>,
-    role_name: Option<&CStr>,
-    application_name: &CStr,
-) -> Session {
+pub fn connect(database: Option<&CStr>, role: Option<&CStr>, application_name: &CStr) -> Session {
+    let state = prepare();
     // SAFETY: called once, by a worker registered with a database connection
     // (postmaster/bgworker.c). The strings are copied. No library preloading and
     // no login event trigger happens on this path, unlike for client backends.
     unsafe {
         pg_sys::BackgroundWorkerInitializeConnection(
             database.map_or(ptr::null(), CStr::as_ptr),
-            role_name.map_or(ptr::null(), CStr::as_ptr),
+            role.map_or(ptr::null(), CStr::as_ptr),
             0,
         );
     }
     if database.is_none() {
         role::follow_memberships();
     }
-    settle(application_name)
+    settle(state, application_name)
 }
 
 /// As [`connect`], by oid, which a database keeps when it is renamed.
 pub fn connect_by_oid(database: u32, role: u32, application_name: &CStr) -> Session {
+    let state = prepare();
     // SAFETY: as above.
     unsafe {
         pg_sys::BackgroundWorkerInitializeConnectionByOid(
@@ -92,7 +107,7 @@ pub fn connect_by_oid(database: u32, role: u32, application_name: &CStr) -> Sess
             0,
         );
     }
-    settle(application_name)
+    settle(state, application_name)
 }
 
 impl Session {
@@ -106,12 +121,24 @@ impl Session {
     }
 }
 
-fn settle(application_name: &CStr) -> Session {
+/// What has to be before connecting. Returns the state of the settings to go back to.
+fn prepare() -> State {
+    // Settings that are applied may have names looked up, which has a hook.
+    hooks::clear();
+    for (name, value) in FIXED_SETTINGS {
+        fix_setting(name, value);
+    }
+    State::save()
+}
+
+fn settle(state: State, application_name: &CStr) -> Session {
     signals::hold_cancel_requests();
     invalidation::watch();
+    state.restore();
+    fix_setting(c"application_name", application_name);
     transaction(|| {
         // Who it is that connected, and not who the database would have it be. Looked
-        // up by name, hence in a transaction, and before `role`, which depends on it.
+        // up by name, hence in a transaction.
         // SAFETY: the name is palloc'd, and copied before the transaction ends.
         let connected_as = unsafe {
             let role = pg_sys::GetAuthenticatedUserId();
@@ -119,10 +146,6 @@ fn settle(application_name: &CStr) -> Session {
         };
         fix_setting(c"session_authorization", connected_as);
     });
-    fix_setting(c"application_name", application_name);
-    for (name, value) in FIXED_SETTINGS {
-        fix_setting(name, value);
-    }
     transaction(|| {
         // SAFETY: the catalog look-up needs a transaction. The role exists, as we
         // are connected as it. Its name is palloc'd.

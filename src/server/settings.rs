@@ -149,6 +149,42 @@ pub fn reload() {
     unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
 }
 
+/// The values of all settings that can be changed while the server runs, and where each
+/// comes from: what parallel workers are given of their leader's.
+pub struct State(Vec<u8>);
+
+impl State {
+    /// The state that they are in.
+    pub fn save() -> State {
+        // SAFETY: SerializeGUCState() fills as much of the buffer as EstimateGUCStateSpace()
+        // has found enough, and says in front how much that is. Both only read.
+        unsafe {
+            let size = pg_sys::EstimateGUCStateSpace();
+            let mut state = vec![0; size];
+            pg_sys::SerializeGUCState(size, state.as_mut_ptr().cast());
+            State(state)
+        }
+    }
+
+    /// Puts all of them back into this state; to be called outside a transaction.
+    ///
+    /// A value keeps the source that it had, which is more than its value: one from the
+    /// configuration file follows that file again when it is reloaded, which one that was
+    /// attached to a database or role does not.
+    ///
+    /// Raises an ERROR if a check hook refuses a value. Those of the server that know
+    /// more within a transaction than the postmaster did when it accepted the value (a
+    /// tablespace may not exist) ask nothing outside one.
+    pub fn restore(self) {
+        let mut state = self.0;
+        // SAFETY: what SerializeGUCState() wrote, in this same process. RestoreGUCState()
+        // is meant for a parallel worker that has just connected, which sets everything
+        // to its built-in default first, and relies on no setting being changed for
+        // a transaction or function only.
+        unsafe { pg_sys::RestoreGUCState(state.as_mut_ptr().cast()) };
+    }
+}
+
 /// Splits a comma-separated list of identifiers by the rules of `search_path`:
 /// white space around them is dropped, they fold to lower case unless quoted, and
 /// are cut at 63 bytes. `None` if the syntax is wrong.

@@ -5,6 +5,7 @@
 //! transaction (`ShutdownPostgres()` in `utils/init/postinit.c`); the postmaster
 //! then starts a new worker, which has nothing to repair.
 
+use super::hooks;
 use pgrx::pg_sys;
 
 /// Runs `body` in a transaction of its own and commits it.
@@ -22,9 +23,10 @@ pub fn transaction<R>(body: impl FnOnce() -> R) -> R {
     result
 }
 
-/// Runs `body` with a fresh snapshot that sees everything committed by now. To be
-/// called within [`transaction`].
+/// Runs `body` with a fresh snapshot that sees everything committed by now, and with
+/// nobody's hooks: whatever a query needs. To be called within [`transaction`].
 pub fn with_snapshot<R>(body: impl FnOnce() -> R) -> R {
+    hooks::clear();
     // SAFETY: GetTransactionSnapshot() needs a transaction and raises an error
     // outside one; PushActiveSnapshot() makes its own copy.
     unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };

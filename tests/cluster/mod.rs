@@ -6,12 +6,14 @@
 //! installed. PostgreSQL refuses to run as root, so root runs it as `postgres`.
 
 mod background;
+mod library;
 mod log;
 mod stopped;
 mod throttle;
 mod usage;
 
 pub use background::Background;
+pub use library::has_library;
 pub use log::{Level, Line};
 pub use stopped::Stopped;
 pub use throttle::Throttle;
@@ -71,10 +73,14 @@ pub fn major_version() -> u32 {
     digits[..end.unwrap_or(digits.len())].parse().unwrap()
 }
 
-/// Asks the `pg_config` of this checkout's private installation. Cargo passes it on,
-/// from the configuration that `scripts/common.sh` writes.
+/// The `pg_config` of this checkout's private installation. Cargo passes it on, from the
+/// configuration that `scripts/common.sh` writes.
+fn pg_config_program() -> String {
+    std::env::var("PG_CONFIG").expect("PG_CONFIG is set by scripts/test.sh")
+}
+
 fn pg_config(option: &str) -> String {
-    let program = std::env::var("PG_CONFIG").expect("PG_CONFIG is set by scripts/test.sh");
+    let program = pg_config_program();
     let output = Command::new(&program)
         .arg(option)
         .output()
@@ -410,6 +416,12 @@ impl Cluster {
         self.connect(database)
             .batch_execute(sql)
             .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+
+    /// The command line of psql as a superuser on this server, for others to run.
+    pub fn psql(&self) -> String {
+        let (bin, socket) = (pg_config("--bindir"), self.socket().display());
+        format!("{bin}/psql --no-psqlrc --quiet --host={socket} --username=postgres")
     }
 
     /// Runs a client program, such as psql, on this server.

@@ -1,0 +1,34 @@
+//! Libraries of the tests' own, in C, built with the server's PGXS.
+
+use super::{Cluster, pg_config, pg_config_program, run};
+use std::path::Path;
+use std::process::Command;
+
+impl Cluster {
+    /// Builds the library in the directory `source` of the repository, and has the server
+    /// find it there where it was built, which is not where the server's own are.
+    pub fn build_library(&self, source: &str) {
+        let source = format!("{}/{source}", env!("CARGO_MANIFEST_DIR"));
+        let directory = self.new_server_directory("lib");
+        run(Command::new("make")
+            .args(["--silent", "--directory", &directory])
+            .args(["--file", &format!("{source}/Makefile")])
+            .arg(format!("VPATH={source}"))
+            .arg(format!("PG_CONFIG={}", pg_config_program()))
+            // Flags of our own: pg_config's may be for another compiler than ours.
+            .arg("CFLAGS=-O2 -Wall -Werror -fno-strict-aliasing -fwrapv")
+            .arg("with_llvm=no")
+            // Those of a make that runs the tests.
+            .env_remove("MAKEFLAGS")
+            .env_remove("MAKELEVEL"));
+        self.configure(&[&format!("dynamic_library_path = '{directory}:$libdir'")]);
+    }
+}
+
+/// Whether the server has the library of its own by this name; not all of them are
+/// installed everywhere.
+pub fn has_library(name: &str) -> bool {
+    Path::new(&pg_config("--pkglibdir"))
+        .join(format!("{name}.so"))
+        .exists()
+}
