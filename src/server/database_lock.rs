@@ -21,7 +21,10 @@
 //! PL/pgSQL loop that catches its errors. And who keeps the lock because nobody reads
 //! what he has to say, for example that a command was refused, does not wait for us.
 //!
-//! PostgreSQL 19 has this built in (`BGWORKER_INTERRUPTIBLE`).
+//! PostgreSQL 19 can end workers for such commands itself (`BGWORKER_INTERRUPTIBLE`, see
+//! `TerminateBackgroundWorkersForDatabase()` in `postmaster/bgworker.c`), but then forgets
+//! those that were registered while libraries were preloaded: nothing would count again,
+//! also after a mere copy of the database, or a command that failed in the end.
 
 use pgrx::pg_sys;
 use std::ffi::c_int;
