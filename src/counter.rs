@@ -26,7 +26,10 @@
 //!   (`AtEOXact_Inval(false)`, `AtEOSubXact_Inval()` in `utils/cache/inval.c`).
 //! - *Prepared transactions* keep their messages in the state file;
 //!   `FinishPreparedTransaction()` (`access/transam/twophase.c`) takes the
-//!   transaction out of the proc array before it sends them.
+//!   transaction out of the proc array before it sends them. In between it removes the
+//!   files of the relations that the transaction dropped (`DropRelationFiles()`): with
+//!   many of them the moment becomes a long one, and ticks confirm the old number
+//!   meanwhile.
 //! - *A reader that falls behind* in the queue, because it was stopped or naps for
 //!   hours, is told to throw everything away: `InvalidateSystemCaches()` in inval.c
 //!   calls every callback.

@@ -5,6 +5,7 @@
 //!
 //! - [`worker`]: one database's worker: its registration and the main loop.
 //!   Start here.
+//! - [`attempts`]: how often to try what fails.
 //! - [`cadence`]: when the next tick is due.
 //! - [`counter`]: how many relations there are, and whether to count again.
 //! - [`report`]: what the log says of it.
@@ -17,8 +18,10 @@
 //!
 //! Data flows one way: settings → worker → counter → (log line, registry) → views.
 
+use crate::server::shared_slots;
 use pgrx::prelude::*;
 
+mod attempts;
 mod cadence;
 mod counter;
 mod launcher;
@@ -42,11 +45,25 @@ pub extern "C-unwind" fn _PG_init() {
     settings::define();
     if !server::preload::in_binary_upgrade() {
         server::log::install();
-        registry::request();
-        match settings::databases() {
-            settings::Databases::All => launcher::register(),
-            settings::Databases::Listed(names) => worker::register_all(&names),
-        }
+        let workers = match settings::databases() {
+            settings::Databases::All => {
+                launcher::register();
+                1
+            }
+            settings::Databases::Listed(names) => {
+                worker::register_all(&names);
+                names.len()
+            }
+        };
+        shared_slots::request(workers * attempts::NUMBERS, on_all_libraries_loaded);
+    }
+}
+
+/// Called in the postmaster when it has loaded all libraries.
+fn on_all_libraries_loaded() {
+    match settings::databases() {
+        settings::Databases::All => launcher::warn_if_unregistered(),
+        settings::Databases::Listed(names) => worker::warn_of_unregistered(&names),
     }
 }
 

@@ -29,6 +29,8 @@ pub struct Row {
     /// Since when minimum, maximum, ticks and recounts are kept.
     pub stats_since: i64,
     pub pid: i32,
+    /// Whether the launcher wants the worker to leave.
+    dismissed: bool,
 }
 
 impl Row {
@@ -86,6 +88,7 @@ impl Row {
             last_count_us,
             stats_since,
             pid,
+            dismissed,
         ] = words;
         Row {
             database: database as u32,
@@ -100,6 +103,7 @@ impl Row {
             last_count_us,
             stats_since,
             pid: pid as i32,
+            dismissed: dismissed != 0,
         }
     }
 
@@ -117,6 +121,7 @@ impl Row {
             self.last_count_us,
             self.stats_since,
             self.pid.into(),
+            self.dismissed.into(),
         ]
     }
 }
@@ -138,6 +143,11 @@ impl Entry {
         first.then_some(Entry(slot))
     }
 
+    /// Whether the launcher wants this worker to leave.
+    pub fn is_dismissed(&self) -> bool {
+        Row::from_words(self.0.read()).dismissed
+    }
+
     /// Enters what a tick found out.
     pub fn observe(&self, tally: &Tally) {
         let now = clock::now();
@@ -153,9 +163,11 @@ fn update(slot: &Slot, change: impl FnOnce(&mut Row)) {
     });
 }
 
-/// Sees to it that there is shared memory to keep the rows in.
-pub fn request() {
-    shared_slots::request();
+/// Asks a worker to leave, which it does when it next wakes up.
+pub fn dismiss(pid: i32) {
+    for slot in slots() {
+        update(slot, |row| row.dismissed |= row.pid == pid);
+    }
 }
 
 /// Whether there are rows to look at: the library has been preloaded.

@@ -94,23 +94,81 @@ impl<'a> Report<'a> {
 
 /// Warns that the server has no worker slots for some of the databases, `total` in all.
 /// Says nothing if there are none.
-pub fn out_of_slots(uncounted: impl IntoIterator<Item: AsRef<str>>, total: usize) {
-    let names: Vec<String> = uncounted
-        .into_iter()
-        .map(|name| format!("\"{}\"", name.as_ref()))
-        .collect();
-    if names.is_empty() {
+pub fn out_of_slots(uncounted: &[impl AsRef<str>], total: usize) {
+    if uncounted.is_empty() {
         return;
     }
     pg_sys::panic::ErrorReport::new(
         PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
         format!(
             "out of background worker slots: relations of {} of {total} databases are not counted",
-            names.len()
+            uncounted.len()
         ),
         function_name!(),
     )
-    .set_detail(format!("Not counted: {}.", names.join(", ")))
-    .set_hint("You might need to increase max_worker_processes.")
+    .set_detail(format!("Not counted: {}.", some_of(uncounted)))
+    .set_hint(MORE_SLOTS)
     .report(PgLogLevel::WARNING);
+}
+
+/// Warns that the server has no worker slot for the launcher.
+pub fn no_slot_for_launcher() {
+    pg_sys::panic::ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+        "out of background worker slots: relations of no database are counted",
+        function_name!(),
+    )
+    .set_hint(MORE_SLOTS)
+    .report(PgLogLevel::WARNING);
+}
+
+const MORE_SLOTS: &str = "You might need to increase max_worker_processes.";
+
+/// Warns that the role may not connect to some of the databases, `total` in all.
+pub fn may_not_connect(role: &str, uncounted: &[impl AsRef<str>], total: usize) {
+    pg_sys::panic::ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        format!(
+            "role \"{role}\" may not connect: relations of {} of {total} databases are not counted",
+            uncounted.len()
+        ),
+        function_name!(),
+    )
+    .set_detail(format!("Not counted: {}.", some_of(uncounted)))
+    .set_hint(format!(
+        "Use GRANT CONNECT ON DATABASE … TO \"{role}\" for those that are to be counted."
+    ))
+    .report(PgLogLevel::WARNING);
+}
+
+/// Names some databases, and says how many more there are.
+fn some_of(databases: &[impl AsRef<str>]) -> String {
+    const SOME: usize = 5;
+    let quoted = |name| format!("\"{name}\"");
+    let names = databases.iter().map(|name| quoted(name.as_ref()));
+    match databases.len() {
+        // One more would not be shorter.
+        count if count <= SOME + 1 => names.collect::<Vec<_>>().join(", "),
+        count => {
+            let names: Vec<_> = names.take(SOME).collect();
+            format!("{} and {} others", names.join(", "), count - SOME)
+        }
+    }
+}
+
+/// Decides whether a number is worth another message: when it is not 0 any more, and
+/// whenever it has doubled since.
+#[derive(Default)]
+pub struct Alarm {
+    said: usize,
+}
+
+impl Alarm {
+    pub fn rings(&mut self, number: usize) -> bool {
+        let rings = number >= (2 * self.said).max(1);
+        if rings || number == 0 {
+            self.said = number;
+        }
+        rings
+    }
 }

@@ -1,8 +1,8 @@
 //! Every `count_relations.*` setting: its definition, its rule, its typed value.
 
 use crate::server::settings::{
-    Refusal, StringRule, define_strictly, define_string, reload as reload_configuration,
-    reserve_prefix, split_identifiers,
+    LIST_INPUT, Refusal, StringRule, define_strictly, define_string,
+    reload as reload_configuration, reserve_prefix, split_identifiers,
 };
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use std::ffi::{CStr, CString};
@@ -62,6 +62,7 @@ pub fn define() {
             c"A comma-separated list of names, written as in search_path, or * for all.",
             &DATABASES,
             GucContext::Postmaster,
+            LIST_INPUT,
         );
     });
     const ROLE_NAME: &CStr = c"count_relations.role";
@@ -126,6 +127,9 @@ fn parse_databases(value: &CStr) -> Result<Databases, Refusal> {
         return Ok(Databases::All);
     }
     let Some(names) = split_identifiers(value) else {
+        if has_empty_name(value.to_bytes()) {
+            return Err(empty_name());
+        }
         return Err(Refusal {
             detail: c"List syntax is invalid.".into(),
             hint: c"Separate database names with commas, and put those with capitals, spaces or other special characters in double quotes.".into(),
@@ -134,6 +138,9 @@ fn parse_databases(value: &CStr) -> Result<Databases, Refusal> {
     let quoted_star = value.to_bytes().windows(3).any(|bytes| bytes == b"\"*\"");
     let mut databases: Vec<CString> = Vec::new();
     for name in names {
+        if name.is_empty() {
+            return Err(empty_name());
+        }
         if name.as_c_str() == c"*" && !quoted_star {
             return Err(Refusal {
                 detail: c"\"*\" cannot be combined with names.".into(),
@@ -145,6 +152,24 @@ fn parse_databases(value: &CStr) -> Result<Databases, Refusal> {
         }
     }
     Ok(Databases::Listed(databases))
+}
+
+fn empty_name() -> Refusal {
+    Refusal {
+        detail: c"A name in the list is empty.".into(),
+        hint: c"Remove the comma that has no name on one side, or the quotes around nothing."
+            .into(),
+    }
+}
+
+/// Whether there is nothing before, between or after the commas of a list.
+fn has_empty_name(list: &[u8]) -> bool {
+    let mut quoted = false;
+    let mut names = list.split(|byte| {
+        quoted ^= *byte == b'"';
+        *byte == b',' && !quoted
+    });
+    names.any(|name| name.trim_ascii().is_empty())
 }
 
 /// Time from one count to the next.

@@ -4,32 +4,30 @@
 //! postmaster; with `databases = '*'` the launcher) starts a new one. Nothing is
 //! retried in here, and nothing needs to be cleaned up.
 
+use crate::attempts::{Attempts, RESTART_INTERVAL};
 use crate::cadence::Cadence;
 use crate::counter::Counter;
 use crate::registry::Entry;
 use crate::report::{self, Report};
 use crate::server::activity::Statistics;
+use crate::server::database_lock::Watch;
 use crate::server::dynamic_worker::DynamicWorker;
 use crate::server::session::{self, Session};
-use crate::server::{database_lock, nap, shared_slots, signals};
+use crate::server::{library, nap, registered_workers, signals};
 use crate::settings;
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::prelude::*;
 use std::ffi::{CStr, CString};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// What `pg_stat_activity.backend_type` and the postmaster's log lines show.
 const WORKER_TYPE: &str = "count relations";
 
+/// The name of the function where the postmaster starts a worker of a list.
+const WORKER_MAIN: &str = "count_relations_worker_main";
+
 /// What `pg_stat_activity.application_name` shows.
 pub const APPLICATION_NAME: &CStr = c"count_relations";
-
-/// How long after a worker that exited another is started.
-pub const RESTART_INTERVAL: Duration = Duration::from_secs(5);
-
-/// How often a worker looks whether somebody wants its database to itself. Those
-/// who do give up after five seconds.
-const MAKE_WAY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A count is followed by a pause of at least this many times its duration, so
 /// that a worker is busy for a tenth of the time at most.
@@ -41,19 +39,13 @@ pub fn builder(name: &str, process_type: &str) -> BackgroundWorkerBuilder {
     const LONGEST_NAME: usize = pg_sys::BGW_MAXLEN as usize - 1;
     BackgroundWorkerBuilder::new(&name[..name.floor_char_boundary(LONGEST_NAME)])
         .set_type(process_type)
-        .set_library("count_relations")
+        .set_library(&library::name())
         .enable_spi_access()
         .set_start_time(BgWorkerStartTime::ConsistentState)
 }
 
 /// Registers a worker for each of the databases; to be called from `_PG_init`.
 pub fn register_all(databases: &[CString]) {
-    // The server does not say whom it has no room for. Who else takes slots is not known
-    // yet, so this names only those for whom there can be none.
-    if let Some(uncounted) = databases.get(shared_slots::count()..) {
-        let names = uncounted.iter().map(|name| name.to_string_lossy());
-        report::out_of_slots(names, databases.len());
-    }
     for (index, database) in databases.iter().enumerate() {
         // `ps` shows the name. It has not started with "bgworker: " by itself
         // since PostgreSQL 11, but people look for it.
@@ -62,16 +54,37 @@ pub fn register_all(databases: &[CString]) {
             _ => format!("bgworker: {WORKER_TYPE} {}", database.to_string_lossy()),
         };
         builder(&name, WORKER_TYPE)
-            .set_function("count_relations_worker_main")
+            .set_function(WORKER_MAIN)
             .set_argument(Some(pg_sys::Datum::from(index)))
             .set_restart_time(Some(RESTART_INTERVAL))
             .load();
     }
 }
 
+/// Warns if the server had no room for all of the workers; to be called in the postmaster
+/// when all libraries are loaded, as others take slots, too.
+pub fn warn_of_unregistered(databases: &[CString]) {
+    let registered = registered_workers::arguments_of(WORKER_MAIN);
+    let unregistered = databases
+        .iter()
+        .enumerate()
+        .filter(|(index, _)| !registered.contains(index));
+    let names: Vec<_> = unregistered
+        .map(|(_, name)| name.to_string_lossy())
+        .collect();
+    report::out_of_slots(&names, databases.len());
+}
+
 /// Starts a worker for a database, on the launcher's behalf, which is told when it
 /// has started and when it has exited. `None` if all worker slots are taken.
-pub fn launch(database: u32, role: u32, name: &str) -> Option<DynamicWorker> {
+pub fn launch(database: u32, role: u32, name: &CStr) -> Option<DynamicWorker> {
+    let name = name.to_string_lossy();
+    const {
+        assert!(
+            size_of::<pg_sys::Datum>() == size_of::<u64>(),
+            "count_relations packs two oids into one Datum: it needs a 64-bit server"
+        );
+    }
     let argument = u64::from(role) << 32 | u64::from(database);
     DynamicWorker::start(
         &builder(&format!("bgworker: {WORKER_TYPE} {name}"), WORKER_TYPE)
@@ -94,11 +107,10 @@ pub extern "C-unwind" fn count_relations_worker_main(index: pg_sys::Datum) {
     };
     let database = databases[index.value()].as_c_str();
     let role = settings::role();
-    work(session::connect(
-        Some(database),
-        role.as_deref(),
-        APPLICATION_NAME,
-    ));
+    let attempts = Attempts::of(index.value());
+    attempts.begin(Some(database), role.as_deref());
+    let session = session::connect(Some(database), role.as_deref(), APPLICATION_NAME);
+    work(session, Some(attempts));
 }
 
 /// Where the postmaster starts a worker for the launcher: `argument` is what
@@ -110,11 +122,13 @@ pub extern "C-unwind" fn count_relations_launched_main(argument: pg_sys::Datum) 
     signals::attach();
     let argument = argument.value() as u64;
     let (database, role) = (argument as u32, (argument >> 32) as u32);
-    work(session::connect_by_oid(database, role, APPLICATION_NAME));
+    let session = session::connect_by_oid(database, role, APPLICATION_NAME);
+    // The launcher sees in the registry who has counted.
+    work(session, None);
 }
 
-fn work(session: Session) -> ! {
-    let reason = run(&session);
+fn work(session: Session, attempts: Option<Attempts>) -> ! {
+    let reason = run(&session, attempts);
     session::leave(format_args!(
         "count relations worker for database \"{}\" {reason}",
         session.database
@@ -122,7 +136,7 @@ fn work(session: Session) -> ! {
 }
 
 /// Counts until there is a reason to leave, and returns it.
-fn run(session: &Session) -> &'static str {
+fn run(session: &Session, attempts: Option<Attempts>) -> &'static str {
     let database = &session.database;
     log::info!(
         "count relations worker started for database \"{database}\" as role \"{}\", naptime {} ms",
@@ -136,6 +150,7 @@ fn run(session: &Session) -> &'static str {
     let mut report = Report::new(database);
     let mut cadence = Cadence::new(Instant::now(), settings::naptime());
     let mut statistics = Statistics::default();
+    let mut lock = Watch::of(session.database_oid);
     loop {
         if signals::terminated() {
             return "leaving due to SIGTERM";
@@ -144,7 +159,10 @@ fn run(session: &Session) -> &'static str {
             settings::reload();
             cadence.set_naptime(settings::naptime());
         }
-        if database_lock::wanted() {
+        if entry.is_dismissed() {
+            return "leaving, as the database is not to be counted any more";
+        }
+        if lock.is_wanted() {
             return "making way for a command that needs the database to itself";
         }
         counter.receive_announcements();
@@ -156,6 +174,9 @@ fn run(session: &Session) -> &'static str {
         if cadence.is_due(now) {
             let tally = counter.tick(settings::skip_unchanged());
             entry.observe(&tally);
+            if let Some(attempts) = &attempts {
+                attempts.succeed();
+            }
             report.count(tally.relations);
             counted = tally.counted_in.is_some();
             let duration = tally.counted_in.unwrap_or_default();
@@ -166,6 +187,6 @@ fn run(session: &Session) -> &'static str {
             }
         }
         statistics.report(counted, now);
-        nap::nap(cadence.time_left(now).min(MAKE_WAY_INTERVAL));
+        nap::nap(cadence.time_left(now).min(lock.interval()));
     }
 }

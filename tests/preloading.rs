@@ -1,7 +1,8 @@
 //! Loaded any other way than through shared_preload_libraries, the library says
-//! so and does nothing.
+//! so and does nothing; preloaded from anywhere, it works.
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Level, installed_library, major_version};
+use std::fs;
 
 #[test]
 fn load_warns_with_a_hint_and_registers_nothing() {
@@ -34,4 +35,45 @@ fn loaded_once_more_where_it_is_preloaded_it_keeps_quiet() {
     cluster.execute("postgres", "LOAD 'count_relations'");
     cluster.await_line("Currently");
     assert!(cluster.lines_with("shared_preload_libraries").is_empty());
+}
+
+/// A server that preloads a copy of the library, by its path, from a directory with this
+/// name, outside of dynamic_library_path.
+fn with_copy_in(directory: &str) -> Cluster {
+    let cluster = Cluster::init(&["count_relations.databases = 'app, postgres'"]);
+    let directory = cluster.new_server_directory(directory);
+    fs::copy(
+        installed_library(),
+        format!("{directory}/count_relations.so"),
+    )
+    .unwrap();
+    cluster.configure(&[&format!(
+        "shared_preload_libraries = '{directory}/count_relations'"
+    )]);
+    cluster
+}
+
+#[test]
+fn a_copy_outside_of_the_library_path_counts() {
+    let cluster = with_copy_in("elsewhere");
+    cluster.configure(&["dynamic_library_path = '/nowhere'"]);
+    cluster.start_server();
+    cluster.await_line("relations in database \"app\"");
+    cluster.await_line("relations in database \"postgres\"");
+}
+
+#[test]
+fn a_path_that_is_too_long_for_the_server_is_refused_with_a_hint() {
+    let cluster = with_copy_in(&"long".repeat(25));
+    if major_version() >= 17 {
+        cluster.start_server();
+        cluster.await_line("relations in database \"app\"");
+        return;
+    }
+    cluster.expect("is too long for a background worker");
+    cluster.start_in_vain();
+    let refusal = cluster.await_line("is too long for a background worker");
+    assert_eq!(refusal.level, Level::Fatal);
+    cluster.await_line("This server takes 95 bytes; the path has ");
+    cluster.await_line("Move the library to a directory with a shorter path");
 }

@@ -91,3 +91,25 @@ fn a_rename_that_is_replayed_is_noticed() {
     let relations = relations(&mut standby.connect(DATABASE));
     standby.await_count(DATABASE, relations);
 }
+
+#[test]
+fn a_replayed_rename_is_noticed_among_names_that_look_the_same() {
+    let primary = Cluster::start(&["count_relations.databases = ''"]);
+    primary.execute(
+        "postgres",
+        "CREATE DATABASE ascii TEMPLATE template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'",
+    );
+    // No letters in UTF-8, which the log is in.
+    let mut client = primary.connect("ascii");
+    let mut rename = |from: &str, to: &str| {
+        let sql = format!("ALTER DATABASE {from} RENAME TO {to}");
+        let sql = format!("DO $$ BEGIN EXECUTE E'{sql}'; END $$");
+        client.batch_execute(&sql).unwrap();
+    };
+    rename("app", "caf\\xE8");
+    let standby = primary.start_standby(&["count_relations.databases = '*'", FAST]);
+    standby.await_line("relations in database \"caf\u{FFFD}\"");
+    rename("caf\\xE8", "caf\\xE9");
+    standby.await_line("database \"caf\u{FFFD}\" leaving, as the database has got another name");
+    standby.await_nth_line("worker started for database \"caf\u{FFFD}\"", 2);
+}

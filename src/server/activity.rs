@@ -20,6 +20,15 @@ pub fn idle() {
     unsafe { pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_IDLE, ptr::null()) };
 }
 
+/// Shows what an idle process waits for, in `pg_stat_activity.query` and, after the
+/// worker's name, in `ps`.
+pub fn waiting(what: &CStr) {
+    running(what);
+    idle();
+    // SAFETY: the string is copied.
+    unsafe { pg_sys::set_ps_display(what.as_ptr()) };
+}
+
 /// What the process has counted of its own table scans and transactions, on its way
 /// to `pg_stat_sys_tables` and `pg_stat_database`.
 #[derive(Default)]

@@ -5,23 +5,29 @@
 //! So this scans it directly, as `get_database_list()` in `postmaster/autovacuum.c`
 //! does.
 
+use super::role::has_privilege_to_connect;
 use super::transaction::transaction;
 use pgrx::pg_sys;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 
 pub struct Database {
     pub oid: u32,
-    pub name: String,
+    pub name: CString,
+    pub is_template: bool,
+    /// Whether the role that was asked for has the privilege to connect.
+    pub may_connect: bool,
 }
 
-/// The databases that can be connected to and are no templates.
-pub fn connectable_databases() -> Vec<Database> {
+/// The databases that allow connections, as the role with the oid `role` (0 for the
+/// bootstrap superuser) finds them.
+pub fn databases(role: u32) -> Vec<Database> {
     transaction(|| {
         let mut databases = Vec::new();
         // SAFETY: a catalog scan as in systable_beginscan()'s comment in
         // access/index/genam.c: without an index, and with the catalog snapshot
         // that a null one stands for. A tuple is valid until the next is asked for,
-        // and the fields used are in front of the nullable ones.
+        // and the fields that are read through the struct are in front of the nullable
+        // ones.
         unsafe {
             let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
             let relation = pg_sys::table_open(pg_sys::DatabaseRelationId, lock);
@@ -40,13 +46,19 @@ pub fn connectable_databases() -> Vec<Database> {
                 }
                 let row: *const pg_sys::FormData_pg_database = pg_sys::heap_tuple_get_struct(tuple);
                 let invalid = (*row).datconnlimit == pg_sys::DATCONNLIMIT_INVALID_DB;
-                if (*row).datallowconn && !(*row).datistemplate && !invalid {
-                    let name = CStr::from_ptr((*row).datname.data.as_ptr());
-                    databases.push(Database {
-                        oid: (*row).oid.to_u32(),
-                        name: name.to_string_lossy().into_owned(),
-                    });
+                if !(*row).datallowconn || invalid {
+                    continue;
                 }
+                let mut is_null = false;
+                let attribute = pg_sys::Anum_pg_database_datacl as i32;
+                let acl = pg_sys::fastgetattr(tuple, attribute, (*relation).rd_att, &mut is_null);
+                let acl = (!is_null).then_some(acl);
+                databases.push(Database {
+                    oid: (*row).oid.to_u32(),
+                    name: CStr::from_ptr((*row).datname.data.as_ptr()).to_owned(),
+                    is_template: (*row).datistemplate,
+                    may_connect: has_privilege_to_connect(role, (*row).datdba, acl),
+                });
             }
             pg_sys::systable_endscan(scan);
             pg_sys::table_close(relation, lock);

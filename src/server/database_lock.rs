@@ -8,15 +8,36 @@
 //! fail.
 //!
 //! Connecting takes RowExclusiveLock on the database object (`InitPostgres()` in
-//! `utils/init/postinit.c`), the weakest lock that conflicts with both. So asking
-//! for just that lock, without waiting, answers the question "could I connect
-//! now?". If not, it is time to leave; the restarted worker then waits for its
-//! turn in the very same place.
+//! `utils/init/postinit.c`), the weakest lock that conflicts with both. So whoever
+//! holds a lock that conflicts with that one keeps others from connecting, and may be
+//! waiting for us to leave. Whoever still waits for the lock does not: we hold none.
 //!
-//! PostgreSQL 19 has this built in (`BGWORKER_INTERRUPTIBLE`).
+//! But the commands take their lock *before* they check permissions (`dropdb()`,
+//! `RenameDatabase()`, `movedb()` and `createdb()` in `commands/dbcommands.c`), so that
+//! any role that can log in holds it for a moment, with a command that is refused, as
+//! often as it likes. A command that goes ahead holds it all the time. So we leave for
+//! a transaction that is seen to hold the lock at each of several looks. Two would tell
+//! commands apart, each of which has a transaction of its own, but not the turns of a
+//! PL/pgSQL loop that catches its errors. And who keeps the lock because nobody reads
+//! what he has to say, for example that a command was refused, does not wait for us.
+//!
+//! PostgreSQL 19 can end workers for such commands itself (`BGWORKER_INTERRUPTIBLE`, see
+//! `TerminateBackgroundWorkersForDatabase()` in `postmaster/bgworker.c`), but then forgets
+//! those that were registered while libraries were preloaded: nothing would count again,
+//! also after a mere copy of the database, or a command that failed in the end.
 
 use pgrx::pg_sys;
 use std::ffi::c_int;
+use std::time::{Duration, Instant};
+
+/// How often to look. Those who want the database give up after five seconds.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How soon to look again at those who hold the lock.
+const NEXT_LOOK: Duration = Duration::from_millis(30);
+
+/// How many looks more a transaction has to be seen at.
+const LOOKS: u32 = 10;
 
 // Declared here and not taken from `pg_sys`, whose wrapper would be ready to catch an
 // error; this raises one only for a lock method that does not exist, or with hundreds
@@ -25,40 +46,136 @@ unsafe extern "C-unwind" {
     fn LockWaiterCount(locktag: *const pg_sys::LOCKTAG) -> c_int;
 }
 
-/// Whether a command that needs the current database to itself is under way.
-pub fn wanted() -> bool {
-    // SAFETY: a global that is set once the worker is connected.
-    wanted_by_others(unsafe { pg_sys::MyDatabaseId }.to_u32())
+/// An eye on the lock of one database.
+pub struct Watch {
+    database: u32,
+    /// Who has held the lock at every look since somebody was first seen to; mostly
+    /// nobody.
+    suspects: Vec<Holder>,
+    /// How many looks there have been at them since, no two of them less than
+    /// [`NEXT_LOOK`] apart.
+    looks: u32,
+    last_look: Instant,
 }
 
-/// Whether a command that needs the database with this oid to itself is under way.
-pub fn wanted_by_others(database: u32) -> bool {
-    let mode = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
-    // SAFETY: the tag is made as SET_LOCKTAG_OBJECT() in storage/lock.h makes it for
-    // a shared object, and outlives the calls. A session lock needs no transaction;
-    // with dontWait it is refused instead of waited for, also behind somebody who
-    // waits for a conflicting lock, and what is acquired is released at once.
-    unsafe {
-        let database = pg_sys::LOCKTAG {
-            locktag_field1: pg_sys::InvalidOid.to_u32(),
-            locktag_field2: pg_sys::DatabaseRelationId.to_u32(),
-            locktag_field3: database,
-            locktag_field4: 0,
-            locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
-            locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
-        };
+/// A transaction, by its process and number (`VirtualTransactionId` in `storage/lock.h`).
+#[derive(PartialEq)]
+struct Holder {
+    process: i32,
+    transaction: u32,
+}
+
+impl Watch {
+    /// Watches the database with this oid.
+    pub fn of(database: u32) -> Watch {
+        Watch {
+            database,
+            suspects: Vec::new(),
+            looks: 0,
+            last_look: Instant::now(),
+        }
+    }
+
+    /// Looks, and says whether a command that needs the database to itself is under
+    /// way.
+    pub fn is_wanted(&mut self) -> bool {
+        self.is_held()
+            && self.looks >= LOOKS
+            && !self.suspects.iter().all(Holder::waits_for_its_client)
+    }
+
+    /// Looks, and says whether somebody holds the lock, who has not been seen without
+    /// it at an earlier look.
+    pub fn is_held(&mut self) -> bool {
+        let tag = tag(self.database);
         // Counts the holders as well as those who wait: nearly always there are none,
-        // and asking is cheaper than having the lock table remember a lock of ours.
-        if LockWaiterCount(&database) == 0 {
+        // and this is all that a look costs.
+        // SAFETY: the tag outlives the call.
+        if unsafe { LockWaiterCount(&tag) } == 0 {
+            self.suspects.clear();
             return false;
         }
-        let (session_lock, dont_wait) = (true, true);
-        match pg_sys::LockAcquire(&database, mode, session_lock, dont_wait) {
-            pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL => true,
-            _ => {
-                pg_sys::LockRelease(&database, mode, session_lock);
-                false
+        let holders = holders(&tag);
+        let now = Instant::now();
+        if self.suspects.is_empty() {
+            self.suspects = holders;
+            self.looks = 0;
+            self.last_look = now;
+        } else {
+            self.suspects.retain(|suspect| holders.contains(suspect));
+            if now - self.last_look >= NEXT_LOOK {
+                self.looks += 1;
+                self.last_look = now;
             }
+        }
+        !self.suspects.is_empty()
+    }
+
+    /// How soon to look again.
+    pub fn interval(&self) -> Duration {
+        let in_a_hurry = !self.suspects.is_empty() && self.looks <= LOOKS;
+        if in_a_hurry { NEXT_LOOK } else { INTERVAL }
+    }
+}
+
+/// The lock that connecting to a database takes.
+fn tag(database: u32) -> pg_sys::LOCKTAG {
+    // As SET_LOCKTAG_OBJECT() in storage/lock.h makes it for a shared object.
+    pg_sys::LOCKTAG {
+        locktag_field1: pg_sys::InvalidOid.to_u32(),
+        locktag_field2: pg_sys::DatabaseRelationId.to_u32(),
+        locktag_field3: database,
+        locktag_field4: 0,
+        locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
+        locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
+    }
+}
+
+/// The transactions that hold the lock in a mode that keeps others from connecting.
+fn holders(tag: &pg_sys::LOCKTAG) -> Vec<Holder> {
+    let mode = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
+    let mut count = 0;
+    // SAFETY: GetLockConflicts() in storage/lmgr/lock.c needs no transaction, and leaves
+    // out this process, and those who wait. Its result is `count` transactions long, and
+    // palloc'd for the caller, but in the startup process, which we are not.
+    unsafe {
+        let conflicts = pg_sys::GetLockConflicts(tag, mode, &mut count);
+        let holders = std::slice::from_raw_parts(conflicts, count as usize);
+        let holders = holders.iter().map(Holder::from).collect();
+        pg_sys::pfree(conflicts.cast());
+        holders
+    }
+}
+
+impl From<&pg_sys::VirtualTransactionId> for Holder {
+    fn from(id: &pg_sys::VirtualTransactionId) -> Holder {
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        let process = id.backendId;
+        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+        let process = id.procNumber;
+        Holder {
+            process,
+            transaction: id.localTransactionId,
+        }
+    }
+}
+
+impl Holder {
+    /// Whether the process is reading from its client, or writing to it. A prepared
+    /// transaction has none.
+    fn waits_for_its_client(&self) -> bool {
+        const CLASS: u32 = 0xff00_0000; // wait_classid in utils/activity/wait_event.c
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        use pg_sys::BackendIdGetProc as process;
+        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+        use pg_sys::ProcNumberGetProc as process;
+        // SAFETY: null, or shared memory that stays, whoever's it becomes. The number is
+        // of four bytes, which the server, too, reads without a lock.
+        unsafe {
+            let process = process(self.process);
+            !process.is_null()
+                && (&raw const (*process).wait_event_info).read_volatile() & CLASS
+                    == pg_sys::PG_WAIT_CLIENT
         }
     }
 }

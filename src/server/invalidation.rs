@@ -1,27 +1,29 @@
-//! Has `pg_class` changed, or `pg_database`? (`utils/cache/inval.c`)
+//! Has `pg_class` changed, or `pg_database`, or a role? (`utils/cache/inval.c`)
 //!
 //! Every process keeps caches of the system catalogs, and the server tells all of
 //! them, through a queue in shared memory, which entries have become invalid.
 //! Whoever changes a row of `pg_class` sends such a message for the cache that is
-//! keyed by the relation's oid, RELOID; for `pg_database` it is DATABASEOID. A callback
+//! keyed by the relation's oid, RELOID; for `pg_database` it is DATABASEOID, for roles
+//! AUTHOID, and for their memberships AUTHMEMROLEMEM. A callback
 //! registered for that cache is therefore called for every change, in the middle of
 //! whatever made the process look into the queue: starting a transaction, taking a lock
 //! on a relation, or [`receive`].
 
 use pgrx::pg_sys::{
     self,
-    SysCacheIdentifier::{DATABASEOID, RELOID},
+    SysCacheIdentifier::{AUTHMEMROLEMEM, AUTHOID, DATABASEOID, RELOID},
 };
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 static PG_CLASS_CHANGED: AtomicBool = AtomicBool::new(true);
 static PG_DATABASE_CHANGED: AtomicBool = AtomicBool::new(true);
+static ROLES_CHANGED: AtomicBool = AtomicBool::new(true);
 
-/// Starts watching; to be called once, as callbacks can't be taken back. Until then, both
+/// Starts watching; to be called once, as callbacks can't be taken back. Until then, all
 /// count as changed.
 pub fn watch() {
-    for cache in [RELOID, DATABASEOID] {
+    for cache in [RELOID, DATABASEOID, AUTHOID, AUTHMEMROLEMEM] {
         // SAFETY: the callback has the signature that SyscacheCallbackFunction asks for,
         // lives as long as the process, and raises no error.
         unsafe {
@@ -39,8 +41,10 @@ pub fn watch() {
 unsafe extern "C-unwind" fn on_change(_: pg_sys::Datum, cache: c_int, _hash: u32) {
     let changed = if cache == RELOID as c_int {
         &PG_CLASS_CHANGED
-    } else {
+    } else if cache == DATABASEOID as c_int {
         &PG_DATABASE_CHANGED
+    } else {
+        &ROLES_CHANGED
     };
     changed.store(true, Ordering::Relaxed);
 }
@@ -74,4 +78,11 @@ pub fn forget_pg_class_changes() {
 /// Whether a change of `pg_database` has been received since the last call.
 pub fn take_pg_database_change() -> bool {
     PG_DATABASE_CHANGED.swap(false, Ordering::Relaxed)
+}
+
+/// Whether a change that may decide who can connect to what, of `pg_database` or of roles
+/// and their memberships, has been received since the last call.
+pub fn take_access_change() -> bool {
+    let roles_changed = ROLES_CHANGED.swap(false, Ordering::Relaxed);
+    take_pg_database_change() || roles_changed
 }

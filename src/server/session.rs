@@ -21,7 +21,7 @@
 use super::database_list::database_name;
 use super::settings::State;
 use super::transaction::transaction;
-use super::{hooks, invalidation, signals};
+use super::{hooks, invalidation, role, signals};
 use pgrx::pg_sys;
 use std::ffi::CStr;
 use std::{fmt, ptr};
@@ -62,6 +62,7 @@ const FIXED_SETTINGS: &[(&CStr, &CStr)] = &[
 pub struct Session {
     /// The database's name, for messages; empty without a database.
     pub database: String,
+    database_name: Vec<u8>,
     /// The database's oid; 0 without a database.
     pub database_oid: u32,
     /// The role's name, for messages.
@@ -89,6 +90,9 @@ pub fn connect(database: Option<&CStr>, role: Option<&CStr>, application_name: &
             0,
         );
     }
+    if database.is_none() {
+        role::follow_memberships();
+    }
     settle(state, application_name)
 }
 
@@ -112,7 +116,8 @@ impl Session {
     /// connected, as it replays no locks but those on relations
     /// (`LogAccessExclusiveLock()` in `storage/ipc/standby.c`).
     pub fn is_of_another_name(&self) -> bool {
-        invalidation::take_pg_database_change() && transaction(current_database) != self.database
+        invalidation::take_pg_database_change()
+            && transaction(current_database) != self.database_name
     }
 }
 
@@ -148,8 +153,10 @@ fn settle(state: State, application_name: &CStr) -> Session {
             let role = pg_sys::GetUserId();
             (role, CStr::from_ptr(pg_sys::GetUserNameFromId(role, false)))
         };
+        let database_name = current_database();
         Session {
-            database: current_database(),
+            database: String::from_utf8_lossy(&database_name).into_owned(),
+            database_name,
             database_oid: current_database_oid(),
             role: role.to_string_lossy().into_owned(),
             role_oid: role_oid.to_u32(),
@@ -164,9 +171,8 @@ fn current_database_oid() -> u32 {
 
 /// The name of the database that the process is connected to, empty without one; to be
 /// called within [`transaction`].
-fn current_database() -> String {
-    let name = database_name(current_database_oid()).unwrap_or_default();
-    String::from_utf8_lossy(&name).into_owned()
+fn current_database() -> Vec<u8> {
+    database_name(current_database_oid()).unwrap_or_default()
 }
 
 /// Gives a setting a value that nothing of lower priority than `PGC_S_OVERRIDE`
@@ -184,21 +190,24 @@ fn fix_setting(name: &CStr, value: &CStr) {
     }
 }
 
-/// Logs `reason` and ends the process, with the exit status that makes the
-/// postmaster start a worker again after its restart interval, unless the server
-/// is shutting down. (0 would mean "done for good", anything above 1 a crash; see
-/// `CleanupBackgroundWorker()` in `postmaster/postmaster.c`, from 18 on
-/// `CleanupBackend()`.)
+/// Logs `reason` and ends the process, as [`exit`] does.
 pub fn leave(reason: fmt::Arguments) -> ! {
     // SAFETY: HOLD_INTERRUPTS() of miscadmin.h, never to be resumed. Every message
     // ends in a CHECK_FOR_INTERRUPTS(), which would end a worker that was sent
-    // SIGTERM with a second message. proc_exit() runs the server's exit callbacks
-    // and does not return, so nothing of the caller's is used afterwards.
-    unsafe {
-        pg_sys::InterruptHoldoffCount += 1;
-        ::log::info!("{reason}");
-        pg_sys::proc_exit(1);
-    }
+    // SIGTERM with a second message.
+    unsafe { pg_sys::InterruptHoldoffCount += 1 };
+    ::log::info!("{reason}");
+    exit()
+}
+
+/// Ends the process, with the exit status that makes the postmaster start a worker again
+/// after its restart interval, unless the server is shutting down. (0 would mean "done
+/// for good", anything above 1 a crash; see `CleanupBackgroundWorker()` in
+/// `postmaster/postmaster.c`, from 18 on `CleanupBackend()`.)
+pub fn exit() -> ! {
+    // SAFETY: proc_exit() runs the server's exit callbacks and does not return, so
+    // nothing of the caller's is used afterwards.
+    unsafe { pg_sys::proc_exit(1) };
     // Some versions' headers do not say that proc_exit() never returns.
     #[allow(unreachable_code)]
     {

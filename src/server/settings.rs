@@ -15,6 +15,12 @@ pub trait StringRule {
     fn check(value: &CStr) -> Result<(), Refusal>;
 }
 
+/// Has `ALTER SYSTEM SET … = 'a', 'b'` mean what it says, the list `a, b`. Otherwise the
+/// server takes one value only (`flatten_set_variable_args()` in guc.c, from 16 on
+/// `utils/misc/guc_funcs.c`). It does not quote the values; asking for that is not
+/// allowed to extensions.
+pub const LIST_INPUT: GucFlags = GucFlags::from_bits_retain(pg_sys::GUC_LIST_INPUT as i32);
+
 /// Defines a string setting whose values have to follow the rule `R`.
 pub fn define_string<R: StringRule>(
     name: &'static CStr,
@@ -22,6 +28,7 @@ pub fn define_string<R: StringRule>(
     long_description: &'static CStr,
     setting: &'static GucSetting<Option<CString>>,
     context: GucContext,
+    flags: GucFlags,
 ) {
     // SAFETY: the hook is guarded, as check_hook() makes it.
     unsafe {
@@ -31,7 +38,7 @@ pub fn define_string<R: StringRule>(
             long_description,
             setting,
             context,
-            GucFlags::default(),
+            flags,
             check_hook::<R>(),
             None,
             None,

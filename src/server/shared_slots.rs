@@ -10,19 +10,23 @@
 //! The number of slots is `max_worker_processes`. As every owner is a background
 //! worker, there is a slot for each of them, always.
 //!
-//! Everything in a slot is an atomic, for which all zeros is a valid value, so that
+//! Beside the slots there are numbers without an owner, as many as were asked for, which
+//! outlive the processes.
+//!
+//! Everything in there is an atomic, for which all zeros is a valid value, so that
 //! only finding the memory and hooking into start-up and exit need `unsafe`.
 
 use super::session::my_pid;
 use pgrx::pg_sys;
 use std::hint::spin_loop;
 use std::ptr;
-use std::sync::atomic::{AtomicI32, AtomicI64, AtomicPtr, AtomicU32, Ordering, fence};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicUsize, Ordering, fence};
 use std::thread::sleep;
 use std::time::Duration;
 
 /// How many numbers a slot holds.
-pub const WORDS: usize = 12;
+pub const WORDS: usize = 13;
 
 #[repr(C)]
 pub struct Slot {
@@ -33,14 +37,20 @@ pub struct Slot {
 }
 
 static TABLE: AtomicPtr<Slot> = AtomicPtr::new(ptr::null_mut());
+static NUMBERS: AtomicPtr<AtomicI64> = AtomicPtr::new(ptr::null_mut());
+static THEN: OnceLock<fn()> = OnceLock::new();
+static NUMBER_COUNT: AtomicUsize = AtomicUsize::new(0);
 static PREVIOUS_REQUEST_HOOK: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
 static PREVIOUS_STARTUP_HOOK: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
 
 type Hook = unsafe extern "C-unwind" fn();
 
-/// Has the server set the table up when it sets up its shared memory, also after a
-/// crash; to be called from `_PG_init` while the library is being preloaded.
-pub fn request() {
+/// Has the server set up the slots and `numbers` numbers when it sets up its shared
+/// memory, also after a crash, and the postmaster call `then`: all libraries are loaded
+/// by then. To be called from `_PG_init` while the library is being preloaded.
+pub fn request(numbers: usize, then: fn()) {
+    NUMBER_COUNT.store(numbers, Ordering::Relaxed);
+    let _ = THEN.set(then); // the library is loaded once
     // SAFETY: hooks are plain globals of the starting postmaster. Whoever was there
     // before us is kept, and called first.
     unsafe {
@@ -71,28 +81,50 @@ pub fn count() -> usize {
     unsafe { pg_sys::max_worker_processes as usize }
 }
 
+/// How many bytes the slots take, and all of it.
+fn sizes() -> (usize, usize) {
+    let slots = count() * size_of::<Slot>();
+    let numbers = NUMBER_COUNT.load(Ordering::Relaxed) * size_of::<AtomicI64>();
+    (slots, slots + numbers)
+}
+
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn on_shmem_request() {
     call(&PREVIOUS_REQUEST_HOOK);
+    let (_, size) = sizes();
     // SAFETY: the one place from which this may be called (miscinit.c).
-    unsafe { pg_sys::RequestAddinShmemSpace(count() * size_of::<Slot>()) };
+    unsafe { pg_sys::RequestAddinShmemSpace(size) };
 }
 
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn on_shmem_startup() {
     call(&PREVIOUS_STARTUP_HOOK);
-    let size = count() * size_of::<Slot>();
+    let (slots, size) = sizes();
     let mut found = false;
     // SAFETY: the space was asked for above. ShmemInitStruct() aligns to a cache
-    // line. The postmaster is alone with it, so no lock is needed to clear it; all
-    // other processes inherit the pointer when they are forked.
+    // line, and a slot is a multiple of its numbers long. The postmaster is alone with
+    // it, so no lock is needed to clear it; all other processes inherit the pointers
+    // when they are forked.
     unsafe {
         let table = pg_sys::ShmemInitStruct(c"count_relations".as_ptr(), size, &mut found);
         if !found {
             ptr::write_bytes(table.cast::<u8>(), 0, size);
         }
         TABLE.store(table.cast(), Ordering::Relaxed);
+        NUMBERS.store(table.byte_add(slots).cast(), Ordering::Relaxed);
     }
+    if let Some(then) = THEN.get() {
+        then();
+    }
+}
+
+/// The numbers beside the slots, all zero when the server starts; `None` if the library
+/// was not preloaded.
+pub fn numbers() -> Option<&'static [AtomicI64]> {
+    let numbers = NUMBERS.load(Ordering::Relaxed);
+    let count = NUMBER_COUNT.load(Ordering::Relaxed);
+    // SAFETY: as for the slots, below.
+    (!numbers.is_null()).then(|| unsafe { std::slice::from_raw_parts(numbers, count) })
 }
 
 /// All slots; `None` if the library was not preloaded.

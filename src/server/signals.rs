@@ -24,16 +24,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 static TERMINATED: AtomicBool = AtomicBool::new(false);
 
-// Declared here and not taken from `pg_sys`, whose wrappers catch errors with
-// sigsetjmp: no work for a signal handler.
-unsafe extern "C-unwind" {
-    fn kill(pid: c_int, signal: c_int) -> c_int;
-}
-
 #[cfg(any(feature = "pg15", feature = "pg16", feature = "pg17", feature = "pg18"))]
 mod handlers {
     use super::*;
 
+    // Declared here and not taken from `pg_sys`, whose wrappers catch errors with
+    // sigsetjmp: no work for a signal handler.
     unsafe extern "C-unwind" {
         fn die(signal: c_int);
         pub fn SignalHandlerForConfigReload(signal: c_int);
@@ -54,6 +50,7 @@ mod handlers {
     use super::*;
     use pg_sys::pg_signal_info;
 
+    // As above.
     unsafe extern "C-unwind" {
         fn die(signal: c_int, info: *const pg_signal_info);
         pub fn SignalHandlerForConfigReload(signal: c_int, info: *const pg_signal_info);
@@ -129,10 +126,4 @@ pub fn cancelable<R>(body: impl FnOnce() -> R) -> R {
     let result = body();
     hold_cancel_requests();
     result
-}
-
-/// Asks another worker of ours to leave, as `pg_terminate_backend()` does.
-pub fn terminate(pid: i32) {
-    // SAFETY: kill(2). A pid that is none any more is an error that says just that.
-    unsafe { kill(pid, pg_sys::SIGTERM as c_int) };
 }

@@ -88,6 +88,11 @@ fn pg_config(option: &str) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
+/// The library as it is installed.
+pub fn installed_library() -> PathBuf {
+    Path::new(&pg_config("--pkglibdir")).join("count_relations.so")
+}
+
 /// A command that runs one of the server's programs as the user who may.
 fn server_program(name: &str) -> Command {
     server_user_command(Path::new(&pg_config("--bindir")).join(name))

@@ -1,0 +1,76 @@
+//! Who may connect (`InitializeSessionUserId()` in `utils/init/miscinit.c`,
+//! `CheckMyDatabase()` in `utils/init/postinit.c`): the same answers without trying.
+
+use super::transaction::transaction;
+use pgrx::pg_sys::{self, SysCacheIdentifier::AUTHNAME};
+use pgrx::varlena::varatt_is_1b_e;
+use std::ffi::CStr;
+
+/// The oid of the role `name` if there is one that may log in. Without a name it is 0,
+/// which stands for the bootstrap superuser, who always may.
+pub fn role_to_connect_as(name: Option<&CStr>) -> Option<u32> {
+    let Some(name) = name else {
+        return Some(0);
+    };
+    transaction(|| {
+        let key = pg_sys::Datum::from(name.as_ptr());
+        // SAFETY: a look-up within a transaction, in a catalog that all databases share,
+        // and in front of the row's nullable fields. The tuple is valid until released.
+        unsafe {
+            let tuple = pg_sys::SearchSysCache1(AUTHNAME as _, key);
+            if tuple.is_null() {
+                return None;
+            }
+            let row: *const pg_sys::FormData_pg_authid = pg_sys::heap_tuple_get_struct(tuple);
+            let role = (*row).rolcanlogin.then(|| (*row).oid.to_u32());
+            pg_sys::ReleaseSysCache(tuple);
+            role
+        }
+    })
+}
+
+/// Has the caches of role memberships follow changes, in a process without a database
+/// of its own; `InitPostgres()` in `utils/init/postinit.c` does so only for the others.
+pub fn follow_memberships() {
+    // SAFETY: registers callbacks, and looks at a catalog that all databases share.
+    transaction(|| unsafe { pg_sys::initialize_acl() });
+}
+
+/// Whether the role (0 for the bootstrap superuser) has the CONNECT privilege on a
+/// database with this owner and this `datacl`.
+///
+/// What `pg_database_aclcheck()` would say (`catalog/aclchk.c`), but for two cases: a list
+/// that is so long that it is kept outside of the row, which only a process with a
+/// database can read, and what the owner has only as a member of `pg_database_owner`. The
+/// answer is then "yes" and "no".
+///
+/// # Safety
+///
+/// To be called within a transaction. `acl` is an `aclitem[]`, or none if it is null.
+pub unsafe fn has_privilege_to_connect(
+    role: u32,
+    owner: pg_sys::Oid,
+    acl: Option<pg_sys::Datum>,
+) -> bool {
+    let Some(acl) = acl else {
+        return true; // which is in the default for databases, acldefault() in acl.c
+    };
+    let acl: *mut pg_sys::varlena = acl.cast_mut_ptr();
+    let connect = pg_sys::ACL_CONNECT as pg_sys::AclMode;
+    let role_oid = pg_sys::Oid::from(role);
+    // SAFETY: as the caller promises. What is not outside of the row needs no other
+    // catalog to be read; it is palloc'd anew where it was compressed, which ends with
+    // the transaction. The look-ups are in catalogs that all databases share.
+    unsafe {
+        role == 0
+            || varatt_is_1b_e(acl)
+            || pg_sys::superuser_arg(role_oid)
+            || pg_sys::aclmask(
+                pg_sys::pg_detoast_datum(acl).cast(),
+                role_oid,
+                owner,
+                connect,
+                pg_sys::AclMaskHow::ACLMASK_ANY,
+            ) != 0
+    }
+}

@@ -1,0 +1,328 @@
+//! What can't be counted is tried less and less often, costs few lines in the log, and is
+//! counted soon after it can be.
+
+use crate::cluster::{Cluster, Level, Line, eventually, is_gone, send};
+use crate::states;
+use nix::sys::signal::Signal;
+use postgres::Client;
+use std::fs;
+
+const FAST: &str = "count_relations.naptime = '50ms'";
+/// What is said in the waiting room.
+const DEBUG: &str = "log_min_messages = 'debug1'";
+const WAITED: &str = "tries again, as it has waited long enough";
+const MAY: &str = "tries again, as it may connect by now";
+
+/// The worker that waits, for the database or role in `description`.
+fn await_waiting_room(client: &mut Client, description: &str) -> i32 {
+    let sql = "SELECT pid FROM pg_stat_activity \
+               WHERE backend_type LIKE 'count relations%' AND datname IS NULL \
+                 AND state = 'idle' AND query = $1";
+    let what = format!("a process {description}");
+    eventually(&what, || client.query_opt(sql, &[&description]).unwrap()).get(0)
+}
+
+/// How long it was from each of the lines to the next.
+fn gaps(lines: &[Line]) -> Vec<f64> {
+    lines
+        .windows(2)
+        .map(|pair| pair[1].time - pair[0].time)
+        .collect()
+}
+
+fn assert_less_and_less_often(failures: &[Line]) {
+    let gaps = gaps(failures);
+    let least = [5.0, 15.0, 30.0, 55.0, 55.0];
+    for (gap, least) in gaps.iter().zip(least) {
+        assert!(*gap > least - 0.5, "{gaps:?}");
+    }
+}
+
+#[test]
+fn a_missing_database_is_tried_less_and_less_often_and_counted_when_it_appears() {
+    let failure = "database \"missing\" does not exist";
+    let cluster = Cluster::init(&["count_relations.databases = 'missing'", FAST, DEBUG]);
+    cluster.expect(failure);
+    cluster.start_server();
+    for nth in 1..=5 {
+        let line = cluster.await_nth_line(failure, nth);
+        assert_eq!(line.level, Level::Fatal);
+    }
+    let failures = cluster.lines_with(failure);
+    assert_less_and_less_often(&failures);
+
+    // Two lines for each failure, and one for the room.
+    let ours = |line: &Line| line.level != Level::Debug && line.message.contains("count relations");
+    let lines = cluster.lines().into_iter().filter(ours).count();
+    assert!(lines <= 5 + 3, "{lines} lines beside those of the failures");
+
+    let mut client = cluster.connect("postgres");
+    let description = "waiting to connect to database \"missing\"";
+    await_waiting_room(&mut client, description);
+    let title = format!("postgres: bgworker: count relations {description}");
+    assert!(cluster.ps().contains(&title), "{:?}", cluster.ps());
+    let waited = cluster.lines_with(WAITED).len();
+    client.batch_execute("CREATE DATABASE other").unwrap();
+    client.batch_execute("CREATE DATABASE missing").unwrap();
+    cluster.await_line(MAY);
+    cluster.await_line("relations in database \"missing\"");
+    assert_eq!(cluster.lines_with(WAITED).len(), waited);
+    assert_eq!(cluster.lines_with(failure).len(), failures.len());
+
+    // All is forgotten: the next failure is the first one.
+    client.batch_execute("DROP DATABASE missing").unwrap();
+    cluster.await_nth_line(failure, failures.len() + 2);
+    assert_eq!(cluster.lines_with(WAITED).len(), waited);
+}
+
+#[test]
+fn a_role_that_may_not_connect_is_tried_again_when_it_may() {
+    let cluster = Cluster::init(&["count_relations.role = 'watcher'", FAST, DEBUG]);
+    let failure = "role \"watcher\" does not exist";
+    cluster.expect(failure);
+    cluster.start_server();
+    // From now on, waiting takes its time.
+    cluster.await_nth_line(failure, 3);
+    let mut client = cluster.connect("postgres");
+    let mut waits = |sql: &str| {
+        let description = "waiting to connect to database \"postgres\" as role \"watcher\"";
+        let waiting = await_waiting_room(&mut client, description);
+        client.batch_execute(sql).unwrap();
+        waiting
+    };
+    let first = waits("CREATE ROLE watcher");
+    assert_eq!(waits("ALTER DATABASE app SET work_mem = '1MB'"), first);
+    waits("REVOKE CONNECT ON DATABASE postgres FROM PUBLIC; ALTER ROLE watcher LOGIN");
+    waits("CREATE ROLE watchers; GRANT CONNECT ON DATABASE postgres TO watchers");
+    waits("GRANT watchers TO watcher");
+    cluster.await_line(MAY);
+    cluster.await_line("as role \"watcher\"");
+    cluster.await_line("Currently");
+    assert_eq!(cluster.lines_with(failure).len(), 3);
+}
+
+#[test]
+fn a_damaged_database_is_tried_less_and_less_often_and_counted_when_it_is_repaired() {
+    let failure = "is not a valid data directory";
+    let cluster = states::start(&["count_relations.databases = 'app'", FAST]);
+    cluster.expect(failure);
+    let mut client = cluster.connect("postgres");
+    let sql = "SELECT 'base/' || oid || '/PG_VERSION' FROM pg_database WHERE datname = 'app'";
+    let path: String = client.query_one(sql, &[]).unwrap().get(0);
+    let (path, aside) = (cluster.data().join(path), cluster.data().join("aside"));
+    fs::rename(&path, &aside).unwrap();
+    send(cluster.worker("app"), Signal::SIGTERM);
+    cluster.await_nth_line(failure, 4);
+    // The second room is entered for nothing: all looks well.
+    let least = [5.0, 10.0, 30.0];
+    let gaps = gaps(&cluster.lines_with(failure));
+    for (gap, least) in gaps.iter().zip(least) {
+        assert!(*gap > least - 0.5, "{gaps:?}");
+    }
+    fs::rename(&aside, &path).unwrap();
+    cluster.await_nth_line("worker started for database \"app\"", 2);
+}
+
+#[test]
+fn who_waits_leaves_at_once_and_is_not_in_the_way() {
+    let failure = "database \"missing\" does not exist";
+    let cluster = Cluster::init(&["count_relations.databases = 'missing'"]);
+    cluster.expect(failure);
+    cluster.start_server();
+    // From now on, waiting takes its time.
+    cluster.await_nth_line(failure, 3);
+    let mut client = cluster.connect("postgres");
+    let description = "waiting to connect to database \"missing\"";
+    let first = await_waiting_room(&mut client, description);
+    client.batch_execute("DROP DATABASE app").unwrap();
+    send(first, Signal::SIGTERM);
+    eventually("the process to end", || is_gone(first).then_some(()));
+    let last = cluster.await_line("leaving due to SIGTERM");
+    assert_eq!(last.pid, first);
+    cluster.await_line(&format!("(PID {first}) exited with exit code 1"));
+    assert_eq!(cluster.lines_with(failure).len(), 3);
+
+    let second = await_waiting_room(&mut client, description);
+    cluster.expect("terminating connection due to unexpected postmaster exit");
+    cluster.stop(Signal::SIGKILL);
+    eventually("the process to end", || is_gone(second).then_some(()));
+}
+
+const WATCHER: &[&str] = &[
+    "count_relations.databases = '*'",
+    "count_relations.role = 'watcher'",
+    FAST,
+];
+
+/// A server with the databases that `sql` makes, on which "watcher" counts them all.
+fn start_watcher(sql: &[String]) -> Cluster {
+    let cluster = Cluster::start(&["count_relations.databases = ''"]);
+    let mut client = cluster.connect("postgres");
+    client.batch_execute("CREATE ROLE watcher LOGIN").unwrap();
+    for sql in sql {
+        client.batch_execute(sql).unwrap();
+    }
+    drop(client);
+    cluster.stop(Signal::SIGINT);
+    cluster.configure(WATCHER);
+    cluster.configure(&["max_worker_processes = 40"]);
+    cluster
+}
+
+#[test]
+fn databases_that_the_role_may_not_connect_to_are_one_warning_until_it_may() {
+    let names = (1..=30).map(|i| format!("db{i:02}"));
+    let sql: Vec<String> = names
+        .flat_map(|name| {
+            [
+                format!("CREATE DATABASE {name}"),
+                format!("REVOKE CONNECT ON DATABASE {name} FROM PUBLIC"),
+            ]
+        })
+        .collect();
+    let cluster = start_watcher(&sql);
+    let refused = "role \"watcher\" may not connect: \
+                   relations of 30 of 32 databases are not counted";
+    cluster.expect(refused);
+    cluster.start_server();
+    let warning = cluster.await_line(refused);
+    assert_eq!(warning.level, Level::Warning);
+    cluster
+        .await_line("Not counted: \"db01\", \"db02\", \"db03\", \"db04\", \"db05\" and 25 others.");
+    cluster.await_line(
+        "Use GRANT CONNECT ON DATABASE … TO \"watcher\" for those that are to be counted.",
+    );
+    cluster.await_line("relations in database \"app\"");
+
+    let mut client = cluster.connect("postgres");
+    client
+        .batch_execute("GRANT CONNECT ON DATABASE db03 TO watcher")
+        .unwrap();
+    cluster.await_line("relations in database \"db03\"");
+    client
+        .batch_execute("CREATE ROLE watchers; GRANT CONNECT ON DATABASE db04 TO watchers")
+        .unwrap();
+    client.batch_execute("GRANT watchers TO watcher").unwrap();
+    cluster.await_line("relations in database \"db04\"");
+    client
+        .batch_execute(
+            "ALTER DATABASE db05 OWNER TO watcher; REVOKE CONNECT ON DATABASE db01 FROM postgres",
+        )
+        .unwrap();
+    client
+        .batch_execute("GRANT CONNECT ON DATABASE db05 TO watcher")
+        .unwrap();
+    cluster.await_line("relations in database \"db05\"");
+    // Nobody has failed meanwhile: the log would have an unexpected line.
+    assert_eq!(cluster.lines_with("may not connect").len(), 1);
+}
+
+#[test]
+fn a_list_of_privileges_too_long_for_its_row_is_no_obstacle() {
+    let grants = "DO $$ BEGIN FOR i IN 1..3000 LOOP \
+                    EXECUTE format('CREATE ROLE r%s', md5(i::text)); \
+                  END LOOP; END $$";
+    let list = "DO $$ DECLARE roles text; BEGIN \
+                  SELECT string_agg(rolname, ', ' ORDER BY md5(rolname)) INTO roles \
+                  FROM pg_roles WHERE rolname ~ '^r[0-9a-f]{32}$'; \
+                  EXECUTE 'GRANT CONNECT ON DATABASE app TO ' || roles; END $$";
+    let cluster = start_watcher(&[grants.to_owned(), list.to_owned()]);
+    cluster.start_server();
+    let mut client = cluster.connect("postgres");
+    let sql = "SELECT pg_relation_size(reltoastrelid) FROM pg_class WHERE relname = 'pg_database'";
+    let outside: i64 = client.query_one(sql, &[]).unwrap().get(0);
+    assert!(outside > 0, "it is not too long");
+    cluster.await_line("relations in database \"app\"");
+    cluster.await_line("relations in database \"postgres\"");
+}
+
+#[test]
+fn a_role_that_is_dropped_and_created_again_counts_again() {
+    let cluster = start_watcher(&[]);
+    cluster.expect("role \"watcher\" does not exist");
+    cluster.start_server();
+    for name in ["app", "postgres"] {
+        cluster.await_line(&format!("relations in database \"{name}\""));
+    }
+    let mut client = cluster.connect("postgres");
+    client.batch_execute("DROP ROLE watcher").unwrap();
+    cluster.await_line("count relations launcher leaving, as role \"watcher\" is no longer");
+    await_waiting_room(&mut client, "waiting to connect as role \"watcher\"");
+    client.batch_execute("CREATE ROLE watcher LOGIN").unwrap();
+    client.batch_execute("CREATE DATABASE created").unwrap();
+    let started = cluster.await_line("worker started for database \"created\"");
+    assert!(started.message.contains("as role \"watcher\""));
+
+    // At once, so that the launcher never finds it missing.
+    let failures = cluster.lines_with("role \"watcher\" does not exist").len();
+    client
+        .batch_execute("BEGIN; DROP ROLE watcher; CREATE ROLE watcher LOGIN; COMMIT")
+        .unwrap();
+    client.batch_execute("CREATE DATABASE another").unwrap();
+    cluster.await_line("worker started for database \"another\"");
+    let later = cluster.lines_with("role \"watcher\" does not exist").len();
+    assert_eq!(later, failures);
+}
+
+#[test]
+fn a_damaged_database_among_all_is_tried_less_and_less_often() {
+    let failure = "is not a valid data directory";
+    let cluster = Cluster::start(&["count_relations.databases = '*'", FAST]);
+    cluster.expect(failure);
+    cluster.next_count("app");
+    let mut client = cluster.connect("postgres");
+    let sql = "SELECT 'base/' || oid || '/PG_VERSION' FROM pg_database WHERE datname = 'app'";
+    let path: String = client.query_one(sql, &[]).unwrap().get(0);
+    let (path, aside) = (cluster.data().join(path), cluster.data().join("aside"));
+    fs::rename(&path, &aside).unwrap();
+    send(cluster.worker("app"), Signal::SIGTERM);
+    cluster.await_nth_line(failure, 4);
+    assert_less_and_less_often(&cluster.lines_with(failure));
+    fs::rename(&aside, &path).unwrap();
+    cluster.await_nth_line("worker started for database \"app\"", 2);
+}
+
+const NO_ROOM: &str = "out of background worker slots";
+
+#[test]
+fn a_launcher_that_finds_no_room_is_a_warning() {
+    let cluster = Cluster::init(&[
+        "count_relations.databases = '*'",
+        // Taken by the launcher for logical replication.
+        "max_worker_processes = 1",
+    ]);
+    cluster.expect(NO_ROOM);
+    cluster.start_server();
+    let warning = cluster.await_line(NO_ROOM);
+    assert_eq!(
+        (warning.level, warning.message.as_str()),
+        (
+            Level::Warning,
+            "out of background worker slots: relations of no database are counted"
+        )
+    );
+    cluster.await_line("You might need to increase max_worker_processes.");
+}
+
+#[test]
+fn a_list_that_finds_no_room_beside_others_is_a_warning() {
+    for libraries in ["pg_prewarm, count_relations", "count_relations, pg_prewarm"] {
+        let cluster = Cluster::init(&[
+            "count_relations.databases = 'app, postgres'",
+            "max_worker_processes = 3",
+        ]);
+        cluster.configure(&[&format!("shared_preload_libraries = '{libraries}'")]);
+        let ours_are_first = libraries.starts_with("count");
+        cluster.expect(NO_ROOM);
+        cluster.start_server();
+        cluster.await_line("relations in database \"app\"");
+        if ours_are_first {
+            cluster.await_line("relations in database \"postgres\"");
+            assert!(cluster.lines_with(NO_ROOM).is_empty());
+        } else {
+            cluster.await_line("relations of 1 of 2 databases are not counted");
+            cluster.await_line("Not counted: \"postgres\".");
+            cluster.await_line("You might need to increase max_worker_processes.");
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! A command that needs a database to itself locks it before it is refused, so that
+//! anybody who may log in can lock any database, for a moment, as often as he likes.
+//! No database goes uncounted for that.
+
+use crate::cluster::{Background, Cluster, eventually, send};
+use nix::sys::signal::Signal;
+use postgres::Client;
+use postgres::error::SqlState;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What each of four sessions does over and over.
+const COMMANDS: [&[&str]; 4] = [
+    &[
+        "DROP DATABASE app",
+        "ALTER DATABASE app SET TABLESPACE pg_default",
+    ],
+    &["ALTER DATABASE app RENAME TO stolen"],
+    &["CREATE DATABASE copy TEMPLATE app"],
+    // Many in one transaction.
+    &["DO $$ BEGIN \
+         FOR i IN 1..1000 LOOP \
+           BEGIN ALTER DATABASE app RENAME TO stolen; \
+           EXCEPTION WHEN insufficient_privilege THEN NULL; END; \
+         END LOOP; \
+         RAISE insufficient_privilege; \
+       END $$"],
+];
+
+const SECONDS: &str = "SELECT pg_sleep(20)";
+
+/// Sessions of a role that owns nothing, at their commands until dropped.
+struct Mallory {
+    refusals: [Arc<AtomicU64>; 4],
+    #[allow(dead_code)] // held, not read
+    sessions: Vec<Background>,
+}
+
+impl Mallory {
+    /// Makes the role.
+    fn prepare(cluster: &Cluster) {
+        // CREATEDB, or copying is refused before it locks anything; quiet, or the log
+        // is full of refusals.
+        cluster.execute(
+            "postgres",
+            "CREATE ROLE mallory LOGIN CREATEDB; ALTER ROLE mallory SET log_min_messages = panic",
+        );
+    }
+
+    fn at_work_on(cluster: &Cluster) -> Mallory {
+        Mallory::prepare(cluster);
+        let refusals: [Arc<AtomicU64>; 4] = Default::default();
+        let sessions = refusals.iter().zip(COMMANDS).map(|(refusals, commands)| {
+            let mut client = cluster.connect_as("mallory", "postgres");
+            let refusals = Arc::clone(refusals);
+            Background::start(move |done| {
+                // Until told to end, or until there is no such database any more.
+                let mut commands = commands.iter().cycle();
+                while !done.load(Ordering::Relaxed)
+                    && is_refused(&mut client, commands.next().unwrap())
+                {
+                    refusals.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        });
+        let sessions = sessions.collect();
+        Mallory { refusals, sessions }
+    }
+
+    /// Each session has had its commands refused, or the story is void.
+    fn assert_refused(&self) {
+        let refusals = self.refusals.each_ref().map(|n| n.load(Ordering::Relaxed));
+        assert!(refusals.iter().all(|number| *number >= 10), "{refusals:?}");
+    }
+}
+
+fn is_refused(client: &mut Client, command: &str) -> bool {
+    let error = client.batch_execute(command).expect_err(command);
+    error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE)
+}
+
+/// The number of ticks of the databases, "app" and "postgres".
+fn ticks(cluster: &Cluster) -> [i64; 2] {
+    let mut client = cluster.connect("postgres");
+    let sql =
+        "SELECT ticks FROM relation_counts WHERE datname IN ('app', 'postgres') ORDER BY datname";
+    eventually("a row for each database", || {
+        let rows = client.query(sql, &[]).unwrap();
+        let [app, postgres] = rows.as_slice() else {
+            return None;
+        };
+        Some([app.get(0), postgres.get(0)])
+    })
+}
+
+/// The worker stays, and ticks as the one of a database that is let alone.
+fn stays(databases: &str) {
+    let cluster = Cluster::start(&[&format!("count_relations.databases = '{databases}'")]);
+    cluster.execute("postgres", "CREATE EXTENSION count_relations");
+    let before = ticks(&cluster);
+    let worker = cluster.worker("app");
+    let mallory = Mallory::at_work_on(&cluster);
+    cluster.execute("postgres", SECONDS);
+    let after = ticks(&cluster);
+    mallory.assert_refused();
+    assert_eq!(cluster.worker("app"), worker);
+    assert!(cluster.lines_with("making way").is_empty());
+    let [app, postgres] = [after[0] - before[0], after[1] - before[1]];
+    assert!(app >= postgres - 2, "{app} ticks, and elsewhere {postgres}");
+
+    // Those who may are not kept from it.
+    cluster.expect("database \"app\" does not exist");
+    cluster.execute("postgres", "DROP DATABASE app");
+    assert_eq!(cluster.await_line("making way").pid, worker);
+}
+
+#[test]
+fn the_worker_of_a_list_stays() {
+    stays("app, postgres");
+}
+
+#[test]
+fn the_worker_of_all_databases_stays() {
+    stays("*");
+}
+
+#[test]
+fn the_launcher_starts_a_worker_again() {
+    let cluster = Cluster::start(&["count_relations.databases = '*'"]);
+    cluster.next_count("app");
+    let mallory = Mallory::at_work_on(&cluster);
+    send(cluster.worker("app"), Signal::SIGTERM);
+    cluster.await_nth_line("worker started for database \"app\"", 2);
+    cluster.next_count("app");
+    mallory.assert_refused();
+}
+
+/// Sends commands that are refused, and does not read that they were, until the server
+/// has no place left for what it has to say and keeps the database locked.
+fn have_refused_unread(cluster: &Cluster) -> UnixStream {
+    let mut stream = UnixStream::connect(cluster.socket().join(".s.PGSQL.5432")).unwrap();
+    let message = |kind: &[u8], body: &[u8]| {
+        let length = (body.len() as u32 + 4).to_be_bytes();
+        [kind, &length, body].concat()
+    };
+    let startup = b"\0\x03\0\0user\0mallory\0database\0postgres\0\0";
+    stream.write_all(&message(b"", startup)).unwrap();
+    let commands = message(b"Q", b"DROP DATABASE app\0").repeat(1_000);
+    let mut client = cluster.connect("postgres");
+    let sql = "SELECT 1 FROM pg_stat_activity \
+               WHERE usename = 'mallory' AND wait_event = 'ClientWrite'";
+    stream.set_nonblocking(true).unwrap();
+    eventually("a server that cannot answer", || {
+        let _ = stream.write(&commands);
+        client.query_opt(sql, &[]).unwrap()
+    });
+    stream
+}
+
+#[test]
+fn who_does_not_read_that_he_is_refused_does_not_drive_the_worker_out() {
+    let cluster = Cluster::start(&["count_relations.databases = 'app'"]);
+    let worker = cluster.worker("app");
+    cluster.next_count("app");
+    Mallory::prepare(&cluster);
+    let stream = have_refused_unread(&cluster);
+    let mut client = cluster.connect("postgres");
+    let sql = "SELECT 1 FROM pg_locks WHERE locktype = 'object' \
+               AND mode = 'AccessExclusiveLock' AND granted";
+    assert!(client.query_opt(sql, &[]).unwrap().is_some());
+    for _ in 0..4 {
+        cluster.next_count("app");
+    }
+    assert!(client.query_opt(sql, &[]).unwrap().is_some());
+    drop(stream);
+    assert_eq!(cluster.worker("app"), worker);
+    assert!(cluster.lines_with("making way").is_empty());
+}

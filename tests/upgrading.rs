@@ -1,0 +1,53 @@
+//! A newer build is installed while a server runs, and is used when that is restarted.
+
+use crate::cluster::{Cluster, eventually, installed_library, is_gone, send};
+use nix::sys::signal::Signal;
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::Command;
+
+const OLD: &str = "count relations worker started for database";
+const NEW: &str = "count relations worker STARTED for database";
+
+/// A copy of the installed library whose workers introduce themselves in other words.
+fn make_newer_build(path: &Path) {
+    let status = Command::new("sed")
+        .env("LC_ALL", "C")
+        .arg(format!("s/{OLD}/{NEW}/g"))
+        .stdin(File::open(installed_library()).unwrap())
+        .stdout(File::create(path).unwrap())
+        .status()
+        .expect("could not run sed");
+    assert!(status.success());
+}
+
+#[test]
+fn a_newer_build_waits_for_the_restart() {
+    let cluster = Cluster::init(&["count_relations.naptime = '50ms'"]);
+    let directory = cluster.new_server_directory("lib");
+    let library = Path::new(&directory).join("count_relations.so");
+    fs::copy(installed_library(), &library).unwrap();
+    cluster.configure(&[&format!("dynamic_library_path = '{directory}:$libdir'")]);
+    cluster.start_server();
+    cluster.next_count("postgres");
+
+    let worker = cluster.worker("postgres");
+    // As scripts/install.sh and dpkg do: beside the old file first, and then in its place.
+    let newer = library.with_extension("new");
+    make_newer_build(&newer);
+    fs::rename(&newer, &library).unwrap();
+    cluster.execute("postgres", "CREATE TABLE t ()");
+    cluster.next_count("postgres");
+    assert_eq!(cluster.worker("postgres"), worker);
+    // Whoever comes now has what the postmaster has.
+    send(worker, Signal::SIGTERM);
+    eventually("the worker to end", || is_gone(worker).then_some(()));
+    cluster.await_nth_line(OLD, 2);
+    cluster.next_count("postgres");
+    assert!(cluster.lines_with(NEW).is_empty());
+
+    cluster.stop(Signal::SIGINT);
+    cluster.start_server();
+    cluster.await_line(NEW);
+    cluster.next_count("postgres");
+}
