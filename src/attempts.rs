@@ -35,6 +35,10 @@ pub fn pause_after(failures: i64) -> Duration {
     PAUSES[(failures - 1).clamp(0, last) as usize]
 }
 
+/// How often to look whether an attempt may succeed by now: what the server announces
+/// wakes nobody.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
 /// How many numbers in shared memory the attempts of one worker need.
 pub const NUMBERS: usize = 3;
 
@@ -86,33 +90,37 @@ impl Attempts {
         let end = Instant::now() + pause;
         session::connect(None, None, worker::APPLICATION_NAME);
         activity::waiting(&description(database, role));
-        // What seemed possible the last time has failed since, for a reason that does not
-        // show. It is only when it has been impossible meanwhile that it is news.
+        // Only a change from impossible to possible is a reason to leave early: what seemed
+        // possible to the last process that waited here has failed since, for a reason that
+        // does not show.
         let mut possible = self.seemed_possible.load(Ordering::Relaxed) != 0;
         loop {
             if signals::terminated() {
                 session::leave(format_args!(
-                    "count relations worker leaving due to SIGTERM"
+                    "count relations process that waits to connect leaving due to SIGTERM"
                 ));
             }
             if signals::take_reload_request() {
                 settings::reload();
             }
+            let left = end.saturating_duration_since(Instant::now());
             invalidation::receive();
             if invalidation::take_access_change() {
                 let before = possible;
                 possible = is_possible(database, role);
                 if possible && !before {
-                    log::debug!("count relations worker tries again, as it may connect by now");
+                    log::debug!(
+                        "trying again, {} ms early, as nothing stands in the way of connecting any more",
+                        left.as_millis()
+                    );
                     break;
                 }
             }
-            let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                log::debug!("count relations worker tries again, as it has waited long enough");
+                log::debug!("trying again after having waited long enough");
                 break;
             }
-            nap::nap(left);
+            nap::nap(left.min(LOOK_INTERVAL));
         }
         self.seemed_possible
             .store(possible.into(), Ordering::Relaxed);

@@ -76,7 +76,7 @@ pub extern "C-unwind" fn count_relations_launcher_main(_argument: pg_sys::Datum)
         if changed {
             if role_to_connect_as(role_name.as_deref()) != Some(role) {
                 session::leave(format_args!(
-                    "count relations launcher leaving, as role \"{}\" is no longer the one that it connected as, or may not log in",
+                    "count relations launcher leaving, as role \"{}\" is no longer the one that it connected as, or is not permitted to log in",
                     session.role
                 ));
             }
@@ -100,6 +100,13 @@ struct Launch {
     failures: i64,
 }
 
+impl Launch {
+    fn is_on_its_way_or_resting(&self) -> bool {
+        self.ended
+            .is_none_or(|ended| ended.elapsed() < pause_after(self.failures))
+    }
+}
+
 struct Launcher {
     /// The workers' role, and its oid; 0 for the bootstrap superuser.
     role_name: String,
@@ -114,7 +121,7 @@ struct Launcher {
     /// Whether a worker has ended without having counted.
     failed: bool,
     out_of_slots: Alarm,
-    may_not_connect: Alarm,
+    cannot_connect: Alarm,
 }
 
 impl Launcher {
@@ -127,7 +134,7 @@ impl Launcher {
             locks: HashMap::new(),
             failed: false,
             out_of_slots: Alarm::default(),
-            may_not_connect: Alarm::default(),
+            cannot_connect: Alarm::default(),
         }
     }
 
@@ -139,8 +146,8 @@ impl Launcher {
             .into_iter()
             .partition(|database| database.may_connect);
         self.databases = databases;
-        if self.may_not_connect.rings(others.len()) {
-            report::may_not_connect(&self.role_name, &names(&others), total);
+        if self.cannot_connect.rings(others.len()) {
+            report::cannot_connect(&self.role_name, &names(&others), total);
         }
     }
 
@@ -197,8 +204,9 @@ impl Launcher {
                 self.failed |= launch.failures > 0;
             }
         }
+        // Also for a database that comes and goes is there a rest between two workers.
         self.launches
-            .retain(|oid, launch| wanted.contains(oid) || launch.ended.is_none());
+            .retain(|oid, launch| wanted.contains(oid) || launch.is_on_its_way_or_resting());
     }
 
     /// Whether a worker has ended without having counted since the last call.
@@ -209,19 +217,17 @@ impl Launcher {
     /// Whether a worker for the database is on its way, or ended so lately that it is
     /// not yet time for another.
     fn is_starting_or_resting(&self, database: u32) -> bool {
-        self.launches.get(&database).is_some_and(|launch| {
-            launch
-                .ended
-                .is_none_or(|ended| ended.elapsed() < pause_after(launch.failures))
-        })
+        let launch = self.launches.get(&database);
+        launch.is_some_and(Launch::is_on_its_way_or_resting)
     }
 }
 
 /// Whether somebody holds the lock of a database: a worker would only wait, and fail
-/// in the end if the database goes.
+/// in the end if the database goes. Not for ever: a worker that waits has its turn when
+/// the lock changes hands.
 fn is_held(locks: &mut HashMap<u32, Watch>, database: u32) -> bool {
     let lock = locks.entry(database).or_insert_with(|| Watch::of(database));
-    let held = lock.is_held();
+    let held = lock.is_held() && !lock.is_held_for_long();
     if !held {
         locks.remove(&database);
     }

@@ -43,7 +43,7 @@ pub extern "C-unwind" fn _PG_init() {
         return;
     }
     settings::define();
-    if !server::preload::in_binary_upgrade() {
+    if server::preload::by_postmaster() {
         server::log::install();
         let workers = match settings::databases() {
             settings::Databases::All => {

@@ -3,7 +3,7 @@
 use crate::server::log::Line;
 use crate::settings::{self, LogCounts};
 use pgrx::prelude::*;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The reporter of one database, which remembers what it has said.
 pub struct Report<'a> {
@@ -101,8 +101,8 @@ pub fn out_of_slots(uncounted: &[impl AsRef<str>], total: usize) {
     pg_sys::panic::ErrorReport::new(
         PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
         format!(
-            "out of background worker slots: relations of {} of {total} databases are not counted",
-            uncounted.len()
+            "out of background worker slots: {}",
+            uncounted_of(uncounted.len(), total)
         ),
         function_name!(),
     )
@@ -124,21 +124,26 @@ pub fn no_slot_for_launcher() {
 
 const MORE_SLOTS: &str = "You might need to increase max_worker_processes.";
 
-/// Warns that the role may not connect to some of the databases, `total` in all.
-pub fn may_not_connect(role: &str, uncounted: &[impl AsRef<str>], total: usize) {
+/// Warns that the role cannot connect to some of the databases, `total` in all.
+pub fn cannot_connect(role: &str, uncounted: &[impl AsRef<str>], total: usize) {
     pg_sys::panic::ErrorReport::new(
         PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
         format!(
-            "role \"{role}\" may not connect: relations of {} of {total} databases are not counted",
-            uncounted.len()
+            "role \"{role}\" lacks the CONNECT privilege: {}",
+            uncounted_of(uncounted.len(), total)
         ),
         function_name!(),
     )
     .set_detail(format!("Not counted: {}.", some_of(uncounted)))
-    .set_hint(format!(
-        "Use GRANT CONNECT ON DATABASE … TO \"{role}\" for those that are to be counted."
-    ))
+    .set_hint("Use GRANT CONNECT ON DATABASE to let it connect to those that are to be counted.")
     .report(PgLogLevel::WARNING);
+}
+
+fn uncounted_of(uncounted: usize, total: usize) -> String {
+    match total {
+        1 => "relations of the database are not counted".to_owned(),
+        _ => format!("relations of {uncounted} of {total} databases are not counted"),
+    }
 }
 
 /// Names some databases, and says how many more there are.
@@ -156,19 +161,28 @@ fn some_of(databases: &[impl AsRef<str>]) -> String {
     }
 }
 
-/// Decides whether a number is worth another message: when it is not 0 any more, and
-/// whenever it has doubled since.
+/// Decides whether a number is worth another message: when it is not 0 any more, when it
+/// has doubled since it was last said, and, a minute after that at the soonest, when it had
+/// fallen to half meanwhile.
 #[derive(Default)]
 pub struct Alarm {
     said: usize,
+    fallen: bool,
+    rung: Option<Instant>,
 }
 
 impl Alarm {
     pub fn rings(&mut self, number: usize) -> bool {
-        let rings = number >= (2 * self.said).max(1);
-        if rings || number == 0 {
+        const LEAST_PAUSE: Duration = Duration::from_secs(60);
+        self.fallen |= number <= self.said / 2;
+        let doubled = number >= (2 * self.said).max(1);
+        let is_over = |rung: Instant| rung.elapsed() >= LEAST_PAUSE;
+        let back = number > 0 && self.fallen && self.rung.is_none_or(is_over);
+        if doubled || back {
             self.said = number;
+            self.fallen = false;
+            self.rung = Some(Instant::now());
         }
-        rings
+        doubled || back
     }
 }

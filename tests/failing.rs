@@ -10,8 +10,8 @@ use std::fs;
 const FAST: &str = "count_relations.naptime = '50ms'";
 /// What is said in the waiting room.
 const DEBUG: &str = "log_min_messages = 'debug1'";
-const WAITED: &str = "tries again, as it has waited long enough";
-const MAY: &str = "tries again, as it may connect by now";
+const WAITED: &str = "trying again after having waited long enough";
+const MAY: &str = "early, as nothing stands in the way of connecting any more";
 
 /// The worker that waits, for the database or role in `description`.
 fn await_waiting_room(client: &mut Client, description: &str) -> i32 {
@@ -28,6 +28,14 @@ fn gaps(lines: &[Line]) -> Vec<f64> {
         .windows(2)
         .map(|pair| pair[1].time - pair[0].time)
         .collect()
+}
+
+/// The waiting room was left for a change, and not only just before it would have been.
+fn assert_early(cluster: &Cluster) {
+    let line = cluster.await_line(MAY);
+    let (_, rest) = line.message.split_once("trying again, ").unwrap();
+    let (early, _) = rest.split_once(" ms").unwrap();
+    assert!(early.parse::<u64>().unwrap() > 0, "{}", line.message);
 }
 
 fn assert_less_and_less_often(failures: &[Line]) {
@@ -64,7 +72,7 @@ fn a_missing_database_is_tried_less_and_less_often_and_counted_when_it_appears()
     let waited = cluster.lines_with(WAITED).len();
     client.batch_execute("CREATE DATABASE other").unwrap();
     client.batch_execute("CREATE DATABASE missing").unwrap();
-    cluster.await_line(MAY);
+    assert_early(&cluster);
     cluster.await_line("relations in database \"missing\"");
     assert_eq!(cluster.lines_with(WAITED).len(), waited);
     assert_eq!(cluster.lines_with(failure).len(), failures.len());
@@ -95,7 +103,7 @@ fn a_role_that_may_not_connect_is_tried_again_when_it_may() {
     waits("REVOKE CONNECT ON DATABASE postgres FROM PUBLIC; ALTER ROLE watcher LOGIN");
     waits("CREATE ROLE watchers; GRANT CONNECT ON DATABASE postgres TO watchers");
     waits("GRANT watchers TO watcher");
-    cluster.await_line(MAY);
+    assert_early(&cluster);
     cluster.await_line("as role \"watcher\"");
     cluster.await_line("Currently");
     assert_eq!(cluster.lines_with(failure).len(), 3);
@@ -181,7 +189,7 @@ fn databases_that_the_role_may_not_connect_to_are_one_warning_until_it_may() {
         })
         .collect();
     let cluster = start_watcher(&sql);
-    let refused = "role \"watcher\" may not connect: \
+    let refused = "role \"watcher\" lacks the CONNECT privilege: \
                    relations of 30 of 32 databases are not counted";
     cluster.expect(refused);
     cluster.start_server();
@@ -190,7 +198,7 @@ fn databases_that_the_role_may_not_connect_to_are_one_warning_until_it_may() {
     cluster
         .await_line("Not counted: \"db01\", \"db02\", \"db03\", \"db04\", \"db05\" and 25 others.");
     cluster.await_line(
-        "Use GRANT CONNECT ON DATABASE … TO \"watcher\" for those that are to be counted.",
+        "Use GRANT CONNECT ON DATABASE to let it connect to those that are to be counted.",
     );
     cluster.await_line("relations in database \"app\"");
 
@@ -214,7 +222,39 @@ fn databases_that_the_role_may_not_connect_to_are_one_warning_until_it_may() {
         .unwrap();
     cluster.await_line("relations in database \"db05\"");
     // Nobody has failed meanwhile: the log would have an unexpected line.
-    assert_eq!(cluster.lines_with("may not connect").len(), 1);
+    assert_eq!(cluster.lines_with("lacks the CONNECT privilege").len(), 1);
+}
+
+#[test]
+fn a_privilege_that_comes_and_goes_fills_no_log() {
+    let cluster = start_watcher(&[
+        "CREATE DATABASE shut".to_owned(),
+        "REVOKE CONNECT ON DATABASE shut FROM PUBLIC".to_owned(),
+    ]);
+    let refused = "lacks the CONNECT privilege";
+    cluster.expect(refused);
+    cluster.start_server();
+    let first = cluster.await_line(refused);
+    for nth in 1..=4 {
+        for (sql, line) in [
+            (
+                "GRANT CONNECT ON DATABASE shut TO",
+                "worker started for database \"shut\"",
+            ),
+            (
+                "REVOKE CONNECT ON DATABASE shut FROM",
+                "not to be counted any more",
+            ),
+        ] {
+            cluster.execute("postgres", &format!("{sql} watcher"));
+            cluster.await_nth_line(line, nth);
+        }
+    }
+    let starts = cluster.lines_with("worker started for database \"shut\"");
+    let gaps = gaps(&starts);
+    assert!(gaps.iter().all(|gap| *gap > 4.5), "{gaps:?}");
+    let minutes = (starts.last().unwrap().time - first.time) / 60.0;
+    assert!(cluster.lines_with(refused).len() as f64 <= 1.0 + minutes);
 }
 
 #[test]

@@ -137,6 +137,46 @@ fn the_launcher_starts_a_worker_again() {
     mallory.assert_refused();
 }
 
+/// Her command goes ahead, with another's rights, but it is not hers to have: the worker
+/// can't tell it from one that takes its time to be refused.
+#[test]
+fn a_command_of_somebody_without_the_right_to_it_waits_in_vain() {
+    let cluster = Cluster::start(&["count_relations.databases = 'app'"]);
+    let worker = cluster.worker("app");
+    cluster.next_count("app");
+    Mallory::prepare(&cluster);
+    cluster.execute(
+        "postgres",
+        "CREATE FUNCTION rename() RETURNS void SECURITY DEFINER LANGUAGE plpgsql \
+         AS $$ BEGIN ALTER DATABASE app RENAME TO stolen; END $$",
+    );
+    cluster.expect("database \"app\" is being accessed by other users");
+    let mut mallory = cluster.connect_as("mallory", "postgres");
+    let error = mallory.batch_execute("SELECT rename()").unwrap_err();
+    assert_eq!(error.code(), Some(&SqlState::OBJECT_IN_USE));
+    assert!(cluster.lines_with("making way").is_empty());
+    assert_eq!(cluster.worker("app"), worker);
+
+    // The owner may, a member of the owner, and for a template whoever may create databases.
+    cluster.execute("postgres", "CREATE ROLE others ROLE mallory");
+    for right in [
+        "OWNER TO mallory",
+        "OWNER TO others",
+        "OWNER TO postgres; ALTER DATABASE app IS_TEMPLATE true",
+    ] {
+        for sql in format!("ALTER DATABASE app {right}").split("; ") {
+            cluster.execute("postgres", sql);
+        }
+        let ways = cluster.lines_with("making way").len();
+        for sql in ["CREATE DATABASE copy TEMPLATE app", "DROP DATABASE copy"] {
+            let result = mallory.batch_execute(sql);
+            assert!(result.is_ok(), "{right}: {result:?}");
+        }
+        cluster.await_nth_line("making way", ways + 1);
+        cluster.next_count("app");
+    }
+}
+
 /// Sends commands that are refused, and does not read that they were, until the server
 /// has no place left for what it has to say and keeps the database locked.
 fn have_refused_unread(cluster: &Cluster) -> UnixStream {

@@ -18,14 +18,18 @@
 //! often as it likes. A command that goes ahead holds it all the time. So we leave for
 //! a transaction that is seen to hold the lock at each of several looks. Two would tell
 //! commands apart, each of which has a transaction of its own, but not the turns of a
-//! PL/pgSQL loop that catches its errors. And who keeps the lock because nobody reads
-//! what he has to say, for example that a command was refused, does not wait for us.
+//! PL/pgSQL loop that catches its errors. Nor do we leave for whoever has no right to the
+//! database, as a refusal can be made to take long: the lock is kept until the error has
+//! been logged and sent. (The price is a function with its owner's rights that renames a
+//! database for somebody who may not: that fails after five seconds.) And who keeps the
+//! lock because nobody reads what he has to say does not wait for us either.
 //!
 //! PostgreSQL 19 can end workers for such commands itself (`BGWORKER_INTERRUPTIBLE`, see
 //! `TerminateBackgroundWorkersForDatabase()` in `postmaster/bgworker.c`), but then forgets
 //! those that were registered while libraries were preloaded: nothing would count again,
 //! also after a mere copy of the database, or a command that failed in the end.
 
+use super::role::may_have_database;
 use pgrx::pg_sys;
 use std::ffi::c_int;
 use std::time::{Duration, Instant};
@@ -55,6 +59,7 @@ pub struct Watch {
     /// How many looks there have been at them since, no two of them less than
     /// [`NEXT_LOOK`] apart.
     looks: u32,
+    first_look: Instant,
     last_look: Instant,
 }
 
@@ -72,6 +77,7 @@ impl Watch {
             database,
             suspects: Vec::new(),
             looks: 0,
+            first_look: Instant::now(),
             last_look: Instant::now(),
         }
     }
@@ -81,11 +87,14 @@ impl Watch {
     pub fn is_wanted(&mut self) -> bool {
         self.is_held()
             && self.looks >= LOOKS
-            && !self.suspects.iter().all(Holder::waits_for_its_client)
+            && self
+                .suspects
+                .iter()
+                .any(|holder| holder.waits_for_us(self.database))
     }
 
-    /// Looks, and says whether somebody holds the lock, who has not been seen without
-    /// it at an earlier look.
+    /// Looks, and says whether somebody has held the lock at every look since there was
+    /// one to be held: not when others do who came later.
     pub fn is_held(&mut self) -> bool {
         let tag = tag(self.database);
         // Counts the holders as well as those who wait: nearly always there are none,
@@ -100,6 +109,7 @@ impl Watch {
         if self.suspects.is_empty() {
             self.suspects = holders;
             self.looks = 0;
+            self.first_look = now;
             self.last_look = now;
         } else {
             self.suspects.retain(|suspect| holders.contains(suspect));
@@ -109,6 +119,12 @@ impl Watch {
             }
         }
         !self.suspects.is_empty()
+    }
+
+    /// Whether those who hold the lock have been seen to for longer than a command waits
+    /// for others to leave, twice over.
+    pub fn is_held_for_long(&self) -> bool {
+        !self.suspects.is_empty() && self.first_look.elapsed() > Duration::from_secs(10)
     }
 
     /// How soon to look again.
@@ -161,21 +177,29 @@ impl From<&pg_sys::VirtualTransactionId> for Holder {
 }
 
 impl Holder {
-    /// Whether the process is reading from its client, or writing to it. A prepared
-    /// transaction has none.
-    fn waits_for_its_client(&self) -> bool {
+    /// Whether this may be a command that waits until nobody is connected to the database.
+    ///
+    /// It is none if its process waits for its client, reading or writing; nor if it is a
+    /// prepared transaction, which has no process and has got what it wanted; nor if its
+    /// role has no right to the database.
+    fn waits_for_us(&self, database: u32) -> bool {
         const CLASS: u32 = 0xff00_0000; // wait_classid in utils/activity/wait_event.c
         #[cfg(any(feature = "pg15", feature = "pg16"))]
         use pg_sys::BackendIdGetProc as process;
         #[cfg(not(any(feature = "pg15", feature = "pg16")))]
         use pg_sys::ProcNumberGetProc as process;
-        // SAFETY: null, or shared memory that stays, whoever's it becomes. The number is
-        // of four bytes, which the server, too, reads without a lock.
-        unsafe {
+        // SAFETY: null, or shared memory that stays, whoever's it becomes. The numbers are
+        // of four bytes each, which the server, too, reads without a lock.
+        let (wait_event, role) = unsafe {
             let process = process(self.process);
-            !process.is_null()
-                && (&raw const (*process).wait_event_info).read_volatile() & CLASS
-                    == pg_sys::PG_WAIT_CLIENT
-        }
+            if process.is_null() {
+                return false;
+            }
+            (
+                (&raw const (*process).wait_event_info).read_volatile(),
+                (&raw const (*process).roleId).read_volatile(),
+            )
+        };
+        wait_event & CLASS != pg_sys::PG_WAIT_CLIENT && may_have_database(role, database)
     }
 }

@@ -55,18 +55,18 @@ hooks_of_queries! {
     row_security_policy_hook_restrictive,
     // Planning (optimizer/planner.h, plancat.h, pathnode.h, paths.h)
     planner_hook,
-    #[cfg(feature = "pg19")]
+    #[cfg(not(any(feature = "pg15", feature = "pg16", feature = "pg17", feature = "pg18")))]
     planner_setup_hook,
-    #[cfg(feature = "pg19")]
+    #[cfg(not(any(feature = "pg15", feature = "pg16", feature = "pg17", feature = "pg18")))]
     planner_shutdown_hook,
     create_upper_paths_hook,
-    #[cfg(not(feature = "pg19"))]
+    #[cfg(any(feature = "pg15", feature = "pg16", feature = "pg17", feature = "pg18"))]
     get_relation_info_hook,
-    #[cfg(feature = "pg19")]
+    #[cfg(not(any(feature = "pg15", feature = "pg16", feature = "pg17", feature = "pg18")))]
     build_simple_rel_hook,
-    #[cfg(feature = "pg19")]
+    #[cfg(not(any(feature = "pg15", feature = "pg16", feature = "pg17", feature = "pg18")))]
     joinrel_setup_hook,
-    #[cfg(feature = "pg19")]
+    #[cfg(not(any(feature = "pg15", feature = "pg16", feature = "pg17", feature = "pg18")))]
     join_path_setup_hook,
     join_search_hook,
     set_join_pathlist_hook,
@@ -92,11 +92,11 @@ hooks_of_queries! {
     ProcessUtility_hook,
     ExplainOneQuery_hook,
     explain_get_index_name_hook,
-    #[cfg(any(feature = "pg18", feature = "pg19"))]
+    #[cfg(not(any(feature = "pg15", feature = "pg16", feature = "pg17")))]
     explain_per_node_hook,
-    #[cfg(any(feature = "pg18", feature = "pg19"))]
+    #[cfg(not(any(feature = "pg15", feature = "pg16", feature = "pg17")))]
     explain_per_plan_hook,
-    #[cfg(any(feature = "pg18", feature = "pg19"))]
+    #[cfg(not(any(feature = "pg15", feature = "pg16", feature = "pg17")))]
     explain_validate_options_hook,
 }
 

@@ -24,13 +24,13 @@ unsafe extern "C" {
 /// The name to register workers of this library with.
 ///
 /// It is the library's path, unless that is too long, which on servers before 17 it may
-/// well be: then it is the bare name if the library is where the server looks for those,
-/// or else the starting server is ended with FATAL.
+/// well be: then it begins with `$libdir` if the library is in there, or else the starting
+/// server is ended with FATAL.
 pub fn name() -> String {
     let longest = pg_sys::BackgroundWorker::default().bgw_library_name.len() - 1;
     let path = path();
     if path.len() > longest {
-        bare_name(&path).unwrap_or_else(|| refuse(&path, longest))
+        path_in_libdir(&path).unwrap_or_else(|| refuse(&path, longest))
     } else {
         path
     }
@@ -55,12 +55,11 @@ fn path() -> String {
     }
 }
 
-fn bare_name(path: &str) -> Option<String> {
+fn path_in_libdir(path: &str) -> Option<String> {
     // SAFETY: a C string that does not change after the server's start (miscadmin.h).
     let directory = unsafe { CStr::from_ptr((&raw const pg_sys::pkglib_path).cast()) };
     let file = path.strip_prefix(directory.to_str().ok()?)?;
-    let name = file.strip_prefix('/')?.strip_suffix(".so")?;
-    (!name.contains('/')).then(|| name.to_owned())
+    file.starts_with('/').then(|| format!("$libdir{file}"))
 }
 
 fn refuse(path: &str, longest: usize) -> ! {

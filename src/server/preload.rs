@@ -10,10 +10,11 @@ pub fn in_progress() -> bool {
     unsafe { pg_sys::process_shared_preload_libraries_in_progress }
 }
 
-/// Whether `pg_upgrade` runs this server, which then is no place for counting.
-pub fn in_binary_upgrade() -> bool {
+/// Whether this is a server to count in: not one that `pg_upgrade` runs, nor a single-user
+/// one, which has no background workers.
+pub fn by_postmaster() -> bool {
     // SAFETY: as above.
-    unsafe { pg_sys::IsBinaryUpgrade }
+    unsafe { pg_sys::IsPostmasterEnvironment && !pg_sys::IsBinaryUpgrade }
 }
 
 /// Says that `library` does nothing unless it is preloaded, and how to do that.

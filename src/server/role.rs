@@ -2,7 +2,10 @@
 //! `CheckMyDatabase()` in `utils/init/postinit.c`): the same answers without trying.
 
 use super::transaction::transaction;
-use pgrx::pg_sys::{self, SysCacheIdentifier::AUTHNAME};
+use pgrx::pg_sys::{
+    self,
+    SysCacheIdentifier::{AUTHNAME, AUTHOID, DATABASEOID},
+};
 use pgrx::varlena::varatt_is_1b_e;
 use std::ffi::CStr;
 
@@ -27,6 +30,50 @@ pub fn role_to_connect_as(name: Option<&CStr>) -> Option<u32> {
             role
         }
     })
+}
+
+/// Whether the role may drop, rename, move or copy the database, so that a command of its
+/// is not refused in the end: as `dropdb()`, `RenameDatabase()`, `movedb()` and `createdb()`
+/// in `commands/dbcommands.c` decide, but for what a function with its owner's rights does.
+/// A process without a role, as background workers can be, may have everything. To be
+/// called outside a transaction.
+pub fn may_have_database(role: pg_sys::Oid, database: u32) -> bool {
+    if role == pg_sys::InvalidOid {
+        return true;
+    }
+    transaction(|| {
+        // SAFETY: look-ups within a transaction, in catalogs that all databases share, and
+        // in front of the rows' nullable fields. Tuples are valid until released. A
+        // superuser is a member of every role.
+        unsafe {
+            let key = pg_sys::Datum::from(database);
+            let tuple = pg_sys::SearchSysCache1(DATABASEOID as _, key);
+            if tuple.is_null() {
+                return false;
+            }
+            let row: *const pg_sys::FormData_pg_database = pg_sys::heap_tuple_get_struct(tuple);
+            let (owner, is_template) = ((*row).datdba, (*row).datistemplate);
+            pg_sys::ReleaseSysCache(tuple);
+            pg_sys::is_member_of_role(role, owner) || is_template && may_create_databases(role)
+        }
+    })
+}
+
+/// # Safety
+///
+/// To be called within a transaction.
+unsafe fn may_create_databases(role: pg_sys::Oid) -> bool {
+    // SAFETY: as above.
+    unsafe {
+        let tuple = pg_sys::SearchSysCache1(AUTHOID as _, pg_sys::Datum::from(role));
+        if tuple.is_null() {
+            return false;
+        }
+        let row: *const pg_sys::FormData_pg_authid = pg_sys::heap_tuple_get_struct(tuple);
+        let may = (*row).rolcreatedb;
+        pg_sys::ReleaseSysCache(tuple);
+        may
+    }
 }
 
 /// Has the caches of role memberships follow changes, in a process without a database

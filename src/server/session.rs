@@ -93,7 +93,7 @@ pub fn connect(database: Option<&CStr>, role: Option<&CStr>, application_name: &
     if database.is_none() {
         role::follow_memberships();
     }
-    settle(state, application_name)
+    settle(state, database, application_name)
 }
 
 /// As [`connect`], by oid, which a database keeps when it is renamed.
@@ -107,7 +107,7 @@ pub fn connect_by_oid(database: u32, role: u32, application_name: &CStr) -> Sess
             0,
         );
     }
-    settle(state, application_name)
+    settle(state, None, application_name)
 }
 
 impl Session {
@@ -131,7 +131,7 @@ fn prepare() -> State {
     State::save()
 }
 
-fn settle(state: State, application_name: &CStr) -> Session {
+fn settle(state: State, asked_for: Option<&CStr>, application_name: &CStr) -> Session {
     signals::hold_cancel_requests();
     invalidation::watch();
     state.restore();
@@ -153,7 +153,8 @@ fn settle(state: State, application_name: &CStr) -> Session {
             let role = pg_sys::GetUserId();
             (role, CStr::from_ptr(pg_sys::GetUserNameFromId(role, false)))
         };
-        let database_name = current_database();
+        // What was asked for may have got another name since, on a standby.
+        let database_name = asked_for.map_or_else(current_database, |name| name.to_bytes().into());
         Session {
             database: String::from_utf8_lossy(&database_name).into_owned(),
             database_name,

@@ -156,8 +156,9 @@ pub struct State(Vec<u8>);
 impl State {
     /// The state that they are in.
     pub fn save() -> State {
-        // SAFETY: SerializeGUCState() fills as much of the buffer as EstimateGUCStateSpace()
-        // has found enough, and says in front how much that is. Both only read.
+        // SAFETY: EstimateGUCStateSpace() never says too little, and no setting changes
+        // between the two calls, which only read. SerializeGUCState() says in front how
+        // much it has written.
         unsafe {
             let size = pg_sys::EstimateGUCStateSpace();
             let mut state = vec![0; size];
@@ -172,15 +173,16 @@ impl State {
     /// configuration file follows that file again when it is reloaded, which one that was
     /// attached to a database or role does not.
     ///
-    /// Raises an ERROR if a check hook refuses a value. Those of the server that know
-    /// more within a transaction than the postmaster did when it accepted the value (a
-    /// tablespace may not exist) ask nothing outside one.
+    /// Raises an ERROR if a check hook refuses, in a process that is connected, a value that
+    /// it accepted in the postmaster; a parallel worker would fail with the same. Check hooks
+    /// that look at catalogs only within a transaction (a tablespace may not exist) have
+    /// nothing to object outside one.
     pub fn restore(self) {
         let mut state = self.0;
         // SAFETY: what SerializeGUCState() wrote, in this same process. RestoreGUCState()
-        // is meant for a parallel worker that has just connected, which sets everything
-        // to its built-in default first, and relies on no setting being changed for
-        // a transaction or function only.
+        // is meant for a parallel worker that has just connected: it sets everything to its
+        // built-in default first, and asserts that no setting is changed for a transaction
+        // or function only, of which there are none outside a transaction.
         unsafe { pg_sys::RestoreGUCState(state.as_mut_ptr().cast()) };
     }
 }

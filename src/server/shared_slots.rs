@@ -102,9 +102,9 @@ unsafe extern "C-unwind" fn on_shmem_startup() {
     let (slots, size) = sizes();
     let mut found = false;
     // SAFETY: the space was asked for above. ShmemInitStruct() aligns to a cache
-    // line, and a slot is a multiple of its numbers long. The postmaster is alone with
-    // it, so no lock is needed to clear it; all other processes inherit the pointers
-    // when they are forked.
+    // line, and a slot's size is a multiple of an AtomicI64's alignment, so what follows
+    // the slots is aligned, too. The postmaster is alone with it, so no lock is needed to
+    // clear it; all other processes inherit the pointers when they are forked.
     unsafe {
         let table = pg_sys::ShmemInitStruct(c"count_relations".as_ptr(), size, &mut found);
         if !found {
