@@ -4,7 +4,7 @@
 #   PG_CONFIG=/path/to/pg_config make test
 
 .DEFAULT_GOAL := help
-.PHONY: help setup all run test test-all install package package-test dist bench deny clean
+.PHONY: help setup all run test test-all check-postgres install package package-test dist bench deny clean
 
 help: ## print this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -22,6 +22,9 @@ test: ## run every test on one PostgreSQL
 
 test-all: ## the same on 15, 16, 17 and 18, and on servers with assertions (or on VERSIONS='15 18-cassert')
 	@scripts/test-all.sh $(VERSIONS)
+
+check-postgres: ## run PostgreSQL's own test suites with us in the server, on 18 (or on VERSIONS='17 18')
+	@scripts/check-postgres.sh $(VERSIONS)
 
 install: ## build the release and install it into PostgreSQL
 	@scripts/install.sh
