@@ -7,7 +7,7 @@
 .PHONY: help setup all run test test-all check-postgres install package package-test dist bench deny clean
 
 help: ## print this list
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
 
 setup: ## install what is missing: PostgreSQL 15 and its headers, libclang, cargo-pgrx
 	@scripts/setup.sh

@@ -135,7 +135,7 @@ with_suites() { # MAJOR VERSION
             rm -rf "$home"
             mkdir -p "$home/src" && cd "$home/src"
             tar -xf "$tarball" --strip-components 1
-            quietly ./configure --prefix="$home" --enable-cassert --enable-debug --enable-tap-tests \
+            quietly ./configure --prefix="$home" --enable-cassert --enable-debug --enable-tap-tests --enable-injection-points \
                 --without-icu --without-readline --without-zlib CFLAGS='-O1 -fno-omit-frame-pointer'
             unset MAKELEVEL MAKEFLAGS
             quietly make -j "$(nproc)"
