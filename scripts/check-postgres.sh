@@ -57,6 +57,7 @@ count_relations.naptime = 10ms
 count_relations.log_counts = changes
 # The plans of the regression tests want 4 slots for workers of theirs, always.
 max_worker_processes = 16
+log_line_prefix = '%m %b[%p] %q%a '
 EOF2
 
 in_tree() { # COMMAND: what runs the suites writes into the tree, too
@@ -131,26 +132,29 @@ show() { # SUITE TEST
     fi >&2
 }
 
-# What no test may notice.
+# What no test may notice: trouble that our processes had. They are told to end at any time.
 misdeeds() { # LOG...
-    grep -hE '^TRAP: |"count relations[^"]*" \(PID [0-9]+\) (was terminated by|exited with exit code ([2-9]|[0-9]{2}))' "$@"
+    grep -hE -e '^TRAP: ' -e ' count relations( launcher)?\[[0-9]+\] (WARNING|ERROR|FATAL|PANIC): ' \
+        -e '"count relations[^"]*" \(PID [0-9]+\) (was terminated by|exited with exit code ([2-9]|[0-9]{2}))' \
+        /dev/null "$@" |
+        grep -v ' FATAL:  terminating background worker "count relations.*" due to administrator command$'
 }
 
 # --- Running them ---
 
 run_suite() { # SUITE
     # Tests that load a library themselves load us beside it.
-    grep -rlE --include='*.pl' --include='*.conf' 'shared_preload_libraries' "$tree/$1" |
-        xargs -r sed -i -E "/count_relations/! s/(shared_preload_libraries *= *')([^']+)'/\1\2, count_relations'/"
+    find "$tree/$1" \( -name '*.pl' -o -name '*.conf' \) -exec grep -q shared_preload_libraries {} \; \
+        -exec sed -i -E "/count_relations/! s/(shared_preload_libraries *= *')([^']+)'/\1\2, count_relations'/" {} +
     quietly in_tree make -sC "$tree/$1" checkprep DESTDIR="$tree/tmp_install"
     # -i: on to the TAP tests, whatever came of the others. Those that hang are ended.
     in_tree make -isC "$tree/$1" check NO_TEMP_INSTALL=1 \
-        PROVE_FLAGS="-j $(nproc) --exec 'timeout --foreground 600 perl -I$tree/src/test/perl -I.'" \
+        PROVE_FLAGS="-j $(nproc) --exec 'timeout --foreground -k 60 600 perl -I$tree/src/test/perl -I.'" \
         >"$dir/out" 2>"$dir/err" || true
 }
 
 check_suite() { # SUITE
-    local what test entry passed=0 skipped=0 differing=0 wrong=() logs=() with_us=() result
+    local what test passed=0 skipped=0 differing=0 wrong=() ran all entry logs with_us result
     local -A seen=()
     SECONDS=0
     say "PostgreSQL $major: $1"
@@ -170,13 +174,13 @@ check_suite() { # SUITE
             show "$1" "$test"
         fi
     done < <(results)
-    local ran=$((passed + skipped + differing + ${#wrong[@]})) all
+    ran=$((passed + skipped + differing + ${#wrong[@]}))
     all=$(planned "$1")
-    ((ran == all && all > 0)) || wrong+=("only $ran of $all tests were run")
+    ((ran == all && all > 0)) || wrong+=("$ran of $all tests were run")
     if ((passed + skipped == ran)) && grep -q 'Error [0-9]* (ignored)' "$dir/err"; then
         wrong+=("make failed")
     fi
-    ((${#wrong[@]} == 0)) || tail -n 40 "$dir/err" >&2
+    ((!${#wrong[@]})) || tail -n 40 "$dir/err" >&2
 
     for entry in "${expected[@]}"; do
         [[ $entry != "$1"$'\t'always$'\t'* || -n ${seen[$entry]-} ]] ||
@@ -185,6 +189,7 @@ check_suite() { # SUITE
 
     mapfile -t logs < <(grep -rl --include='*.log' 'database system is ready to accept' "$tree/$1")
     mapfile -t with_us < <(grep -l 'count relations launcher started' "${logs[@]}" /dev/null)
+    # Not each: one that is stopped at once may not have come to start us.
     ((${#with_us[@]})) || wrong+=("no server had us in it")
     ! misdeeds "${logs[@]}" >&2 || wrong+=("one of our processes came to a bad end")
 

