@@ -139,7 +139,6 @@ with_suites() { # MAJOR VERSION
                 --without-icu --without-readline --without-zlib CFLAGS='-O1 -fno-omit-frame-pointer'
             unset MAKELEVEL MAKEFLAGS
             quietly make -j "$(nproc)"
-            quietly make -j "$(nproc)" -C contrib
             quietly make install
             give_to_postgres -R . # who runs the suites, in here
         )
