@@ -147,9 +147,10 @@ run_suite() { # SUITE
     find "$tree/$1" \( -name '*.pl' -o -name '*.conf' \) -exec grep -q shared_preload_libraries {} \; \
         -exec sed -i -E "/count_relations/! s/(shared_preload_libraries *= *')([^']+)'/\1\2, count_relations'/" {} +
     quietly in_tree make -sC "$tree/$1" checkprep DESTDIR="$tree/tmp_install"
-    # -i: on to the TAP tests, whatever came of the others. Those that hang are ended.
+    # -i: on to the TAP tests, whatever came of the others. They mostly wait, so more of
+    # them than processors; those that hang are ended.
     in_tree make -isC "$tree/$1" check NO_TEMP_INSTALL=1 \
-        PROVE_FLAGS="-j $(nproc) --exec 'timeout --foreground -k 60 600 perl -I$tree/src/test/perl -I.'" \
+        PROVE_FLAGS="-j $((2 * $(nproc))) --exec 'timeout --foreground -k 60 600 perl -I$tree/src/test/perl -I.'" \
         >"$dir/out" 2>"$dir/err" || true
 }
 
