@@ -132,12 +132,13 @@ show() { # SUITE TEST
     fi >&2
 }
 
-# What no test may notice: trouble that our processes had. They are told to end at any time.
+# Trouble that our processes had, whether or not a test noticed. They may be told to end,
+# and tests that leave few worker slots are told of it.
 misdeeds() { # LOG...
     grep -hE -e '^TRAP: ' -e ' count relations( launcher)?\[[0-9]+\] (WARNING|ERROR|FATAL|PANIC): ' \
         -e '"count relations[^"]*" \(PID [0-9]+\) (was terminated by|exited with exit code ([2-9]|[0-9]{2}))' \
         /dev/null "$@" |
-        grep -v ' FATAL:  terminating background worker "count relations.*" due to administrator command$'
+        grep -vE ' (FATAL:  terminating background worker "count relations.*" due to administrator command|WARNING:  out of background worker slots: .*)$'
 }
 
 # --- Running them ---
