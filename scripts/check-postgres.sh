@@ -133,12 +133,14 @@ show() { # SUITE TEST
 }
 
 # Trouble that our processes had, whether or not a test noticed. They may be told to end,
-# and tests that leave few worker slots are told of it.
+# their database may be gone by the time they connect, and some tests leave few slots.
 misdeeds() { # LOG...
     grep -hE -e '^TRAP: ' -e ' count relations( launcher)?\[[0-9]+\] (WARNING|ERROR|FATAL|PANIC): ' \
         -e '"count relations[^"]*" \(PID [0-9]+\) (was terminated by|exited with exit code ([2-9]|[0-9]{2}))' \
         /dev/null "$@" |
-        grep -vE ' (FATAL:  terminating background worker "count relations.*" due to administrator command|WARNING:  out of background worker slots: .*)$'
+        grep -vE -e ' FATAL:  terminating background worker "count relations.*" due to administrator command$' \
+            -e ' FATAL:  (cannot connect to invalid database|database) ".*"( does not exist)?$' \
+            -e ' WARNING:  out of background worker slots: '
 }
 
 # --- Running them ---
