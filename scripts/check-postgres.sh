@@ -132,14 +132,16 @@ show() { # SUITE TEST
     fi >&2
 }
 
-# Trouble that our processes had, whether or not a test noticed. They may be told to end,
-# their database may be gone by the time they connect, and some tests leave few slots.
+# Trouble that our processes had, whether or not a test noticed. They may be told to end;
+# their database may be gone, or going, when they connect; some tests leave few slots.
 misdeeds() { # LOG...
     grep -hE -e '^TRAP: ' -e ' count relations( launcher)?\[[0-9]+\] (WARNING|ERROR|FATAL|PANIC): ' \
         -e '"count relations[^"]*" \(PID [0-9]+\) (was terminated by|exited with exit code ([2-9]|[0-9]{2}))' \
         /dev/null "$@" |
         grep -vE -e ' FATAL:  terminating background worker "count relations.*" due to administrator command$' \
-            -e ' FATAL:  (cannot connect to invalid database|database) ".*"( does not exist)?$' \
+            -e ' FATAL:  terminating connection due to conflict with recovery$' \
+            -e ' FATAL:  cannot connect to invalid database ".*"$' \
+            -e ' FATAL:  (database ".*" does not exist|".*" is not a valid data directory)$' \
             -e ' WARNING:  out of background worker slots: '
 }
 
@@ -153,7 +155,7 @@ run_suite() { # SUITE
     # -i: on to the TAP tests, whatever came of the others. They mostly wait, so more of
     # them than processors; those that hang are ended.
     in_tree make -isC "$tree/$1" check NO_TEMP_INSTALL=1 \
-        PROVE_FLAGS="-j $((2 * $(nproc))) --exec 'timeout --foreground -k 60 600 perl -I$tree/src/test/perl -I.'" \
+        PROVE_FLAGS="-j $((2 * $(nproc))) --exec 'timeout --foreground -k 60 900 perl -I$tree/src/test/perl -I.'" \
         >"$dir/out" 2>"$dir/err" || true
 }
 
