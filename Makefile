@@ -4,10 +4,10 @@
 #   PG_CONFIG=/path/to/pg_config make test
 
 .DEFAULT_GOAL := help
-.PHONY: help setup all run test test-all install package package-test dist bench soak lint deny clean
+.PHONY: help setup all run test test-all check-postgres install package package-test dist bench soak lint deny clean
 
 help: ## print this list
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
 
 setup: ## install what is missing: PostgreSQL and its headers, Rust, libclang, cargo-pgrx
 	@scripts/setup.sh
@@ -22,6 +22,9 @@ test: ## run every test on one PostgreSQL (or, quickly, the stories of ONLY='mak
 
 test-all: ## the same on 15 to 19, and on servers with assertions (or on VERSIONS='15 18-cassert')
 	@scripts/test-all.sh $(VERSIONS)
+
+check-postgres: ## run PostgreSQL's own test suites with us in the server, on 18 (or on VERSIONS='17 18')
+	@scripts/check-postgres.sh $(VERSIONS)
 
 install: ## build the release, then install it into that PostgreSQL
 	@scripts/install.sh

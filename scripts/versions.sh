@@ -189,6 +189,34 @@ newest() { # MAJOR VERSION
         say "PostgreSQL $1 cannot be had: no suite of $(tr '\n' ' ' <<<"$mirrors")has its sources or packages"
 }
 
+# --- The same, with its built source tree kept in src/ for check-postgres.sh ---
+
+with_suites() { # MAJOR VERSION
+    local home=$cache/$1-suites
+    if [[ ! -e $home/complete ]]; then # a built tree cannot be moved
+        command -v apt-get >/dev/null || die "$1-suites is built from Debian's sources, and there is no apt here"
+        if ! { command -v make && command -v bison && command -v flex && command -v bzip2 && command -v prove &&
+            perl -MOpcode -MIPC::Run -MTest::More -e 1; } &>/dev/null; then
+            apt_install gcc libc6-dev make bison flex bzip2 perl libipc-run-perl
+        fi
+        download "$1" || die "the sources of PostgreSQL $1 could not be had"
+        say "Building PostgreSQL $1 with assertions and its test suites (some minutes)"
+        (
+            rm -rf "$home"
+            mkdir -p "$home/src" && cd "$home/src"
+            tar -xf "$tarball" --strip-components 1
+            quietly ./configure --prefix="$home" --enable-cassert --enable-debug --enable-tap-tests --enable-injection-points \
+                --without-icu --without-readline --without-zlib CFLAGS='-O1 -fno-omit-frame-pointer'
+            unset MAKELEVEL MAKEFLAGS
+            quietly make -j "$(nproc)"
+            quietly make install
+            give_to_postgres -R . # who runs the suites, in here
+        )
+        touch "$home/complete"
+    fi
+    echo "$home/bin/pg_config"
+}
+
 (($#)) || set -- 15 16 17-cassert 18 18-cassert 19
 for version; do
     case $version in
@@ -197,6 +225,7 @@ for version; do
         18) from_wheel pginstall18 ;;
         17-cassert | 18-cassert) with_assertions "${version%-cassert}" ;;
         19) newest 19 ;;
+        17-suites | 18-suites) with_suites "${version%-suites}" ;;
         *) die "unknown version: $version" ;;
     esac
 done
