@@ -84,10 +84,18 @@ is_supported "$major" || die "PG_CONFIG=$PG_CONFIG is of PostgreSQL $major; supp
 
 if [[ $PG_CONFIG == "$(debian_pg_config "$major")" ]]; then
     want "PostgreSQL $major" "postgresql-$major" has_server "$PG_CONFIG"
-    # Those of the server's own release, if they are still there to be had.
     headers=postgresql-server-dev-$major
-    release=$(dpkg-query --show --showformat '${Version}' "postgresql-$major" 2>/dev/null || true)
-    [[ -z $release ]] || ! apt_offers "$headers=$release" || headers+="=$release"
+    if has_server "$PG_CONFIG" && ! has_headers "$PG_CONFIG"; then
+        say "Updating apt's package lists, to see whether there are headers of the server's own release"
+        can_be_root || ask_administrator "$headers"
+        apt_update
+        release=$(dpkg-query --show --showformat '${Version}' "postgresql-$major" 2>/dev/null || true)
+        if apt_offers "$headers=$release"; then
+            headers+="=$release"
+        else
+            headers="postgresql-$major $headers" # both of the newest: one release
+        fi
+    fi
     want "PostgreSQL $major's headers" "$headers" has_headers "$PG_CONFIG"
 elif ! has_server "$PG_CONFIG" || ! has_headers "$PG_CONFIG"; then
     die "PG_CONFIG=$PG_CONFIG: not a PostgreSQL with a server and server headers"
