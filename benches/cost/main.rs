@@ -3,8 +3,8 @@
 //! line and sleeps again, and `plain_worker`, which runs the query at every tick.
 //!
 //! `make bench` runs this, and finds the results in benches/RESULTS.md.
-//! `BENCH_ONLY` runs a part of it, `costs`, `view`, `databases` or `times`, and only
-//! prints the results.
+//! `BENCH_ONLY` runs a part of it, `costs`, `scans`, `view`, `databases` or `times`, and
+//! only prints the results.
 
 #[allow(dead_code, unused_imports)] // The stories need more of it.
 #[path = "../../tests/cluster/mod.rs"]
@@ -59,10 +59,18 @@ fn main() {
         report.reads.push(view::measure_reads(&cluster, 1));
         report.tick_with_reader = Some(view::measure_ticks(&cluster));
     }
-    if parts.include("costs") {
+    if parts.include("costs") || parts.include("scans") {
         for relations in sizes {
-            measure_costs(&cluster, relations, &mut report);
+            grow_catalog(&cluster, relations);
+            if parts.include("costs") {
+                measure_costs(&cluster, relations, &mut report);
+            }
+            if parts.include("scans") {
+                report.scans.push(scan::measure(&cluster, relations));
+            }
         }
+    }
+    if parts.include("costs") {
         report.in_transaction = Some(measure_in_transaction(&cluster));
     }
     drop(cluster);
@@ -89,7 +97,7 @@ impl Parts {
     fn from_environment() -> Parts {
         let only = std::env::var("BENCH_ONLY").ok();
         if let Some(only) = &only {
-            let known = ["costs", "view", "databases", "times"];
+            let known = ["costs", "scans", "view", "databases", "times"];
             assert!(
                 known.contains(&only.as_str()),
                 "BENCH_ONLY is one of {known:?}"
@@ -260,7 +268,6 @@ impl Load {
 }
 
 fn measure_costs(cluster: &Cluster, relations: u32, report: &mut Report) {
-    grow_catalog(cluster, relations);
     restart_workers(cluster, 1);
     for (load, skip_unchanged) in [
         (Load::Idle, true),
@@ -272,7 +279,6 @@ fn measure_costs(cluster: &Cluster, relations: u32, report: &mut Report) {
         let cost = measure_cost(cluster, relations, load, skip_unchanged);
         report.costs.push(cost);
     }
-    report.scans.push(scan::measure(cluster, relations));
 }
 
 fn measure_cost(cluster: &Cluster, relations: u32, load: Load, skip_unchanged: bool) -> Cost {

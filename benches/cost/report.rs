@@ -131,6 +131,8 @@ impl Report {
         );
         if !self.costs.is_empty() {
             self.write_costs(&mut page);
+        }
+        if !self.scans.is_empty() {
             self.write_scans(&mut page);
         }
         if !self.reads.is_empty() {
