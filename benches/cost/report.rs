@@ -211,7 +211,7 @@ impl Report {
              An index of `pg_class` can be wrong, so the worker reads the table. CPU time of \
              such a count, as a ratio to one with the plan that the planner would choose, in \
              one session without helpers: after `VACUUM`, which is when an index serves best, \
-             and after an update of all rows.\n\n\
+             and after an update of all rows, but of 100,000 at most.\n\n\
              | relations | after VACUUM | after changes |\n|--:|---|---|\n",
         );
         for scan in &self.scans {
