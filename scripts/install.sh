@@ -16,15 +16,6 @@ fi
 
 scripts/build.sh
 
-# Each in one step: whoever looks finds the old file or the new one, and nothing else.
-# shellcheck disable=SC2016 # for another shell
-place='
-    for file in "${@:2}"; do
-        new=$1/.${file##*/}.new
-        install -m 644 "$file" "$new"
-        mv -f "$new" "$1/${file##*/}"
-    done'
-
 say "Installing into $("$original_pg_config" --version), $pg_lib"
-"${place_as[@]}" bash -euc "$place" place "$pg_share/extension" "${built[1]}"/count_relations*
-"${place_as[@]}" bash -euc "$place" place "$pg_lib" "${built[0]}"
+"${place_as[@]}" scripts/place.sh "$pg_share/extension" "${built[1]}"/count_relations*
+"${place_as[@]}" scripts/place.sh "$pg_lib" "${built[0]}"

@@ -32,10 +32,14 @@ fn a_newer_build_waits_for_the_restart() {
     cluster.next_count("postgres");
 
     let worker = cluster.worker("postgres");
-    // As scripts/install.sh and dpkg do: beside the old file first, and then in its place.
-    let newer = library.with_extension("new");
+    // As `make install` does, and dpkg.
+    let newer = Path::new(&cluster.new_server_directory("newer")).join("count_relations.so");
     make_newer_build(&newer);
-    fs::rename(&newer, &library).unwrap();
+    let status = Command::new("scripts/place.sh")
+        .args([Path::new(&directory), &newer])
+        .status()
+        .expect("could not run scripts/place.sh");
+    assert!(status.success());
     cluster.execute("postgres", "CREATE TABLE t ()");
     cluster.next_count("postgres");
     assert_eq!(cluster.worker("postgres"), worker);
