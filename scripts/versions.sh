@@ -116,6 +116,16 @@ download_newest() { # SOURCE PACKAGE: leaves the path in $tarball
     return 1
 }
 
+# Builds what is in $tarball, in the current directory, with assertions.
+build_server() { # DIRECTORY IT IS FOR, OPTION OF configure...
+    tar -xf "$tarball" --strip-components 1
+    quietly ./configure --prefix="$1" --enable-cassert --enable-debug "${@:2}" \
+        --without-icu --without-readline --without-zlib CFLAGS='-O1 -fno-omit-frame-pointer'
+    # Beneath another make, it would not wait for its generated headers.
+    unset MAKELEVEL MAKEFLAGS
+    quietly make -j "$(nproc)"
+}
+
 with_assertions() { # MAJOR VERSION
     local home=$cache/$1-cassert
     if [[ ! -d $home ]]; then
@@ -127,12 +137,7 @@ with_assertions() { # MAJOR VERSION
         say "Building PostgreSQL $1 with assertions (a few minutes)"
         (
             mkdir "$work/$1" && cd "$work/$1"
-            tar -xf "$tarball" --strip-components 1
-            quietly ./configure --prefix="$home" --enable-cassert --enable-debug \
-                --without-icu --without-readline --without-zlib CFLAGS='-O1 -fno-omit-frame-pointer'
-            # Beneath another make, it would not wait for its generated headers.
-            unset MAKELEVEL MAKEFLAGS
-            quietly make -j "$(nproc)"
+            build_server "$home"
             quietly make install DESTDIR="$work/root"
         )
         mv "$work/root$home" "$home" # in one step: what is in the cache is whole
@@ -204,11 +209,7 @@ with_suites() { # MAJOR VERSION
         (
             rm -rf "$home"
             mkdir -p "$home/src" && cd "$home/src"
-            tar -xf "$tarball" --strip-components 1
-            quietly ./configure --prefix="$home" --enable-cassert --enable-debug --enable-tap-tests --enable-injection-points \
-                --without-icu --without-readline --without-zlib CFLAGS='-O1 -fno-omit-frame-pointer'
-            unset MAKELEVEL MAKEFLAGS
-            quietly make -j "$(nproc)"
+            build_server "$home" --enable-tap-tests --enable-injection-points
             quietly make install
             give_to_postgres -R . # who runs the suites, in here
         )
