@@ -6,6 +6,7 @@ use crate::states;
 use nix::sys::signal::Signal;
 use postgres::Client;
 use std::fs;
+use std::path::PathBuf;
 
 const FAST: &str = "count_relations.naptime = '50ms'";
 /// What is said in the waiting room.
@@ -109,17 +110,24 @@ fn a_role_that_may_not_connect_is_tried_again_when_it_may() {
     assert_eq!(cluster.lines_with(failure).len(), 3);
 }
 
-#[test]
-fn a_damaged_database_is_tried_less_and_less_often_and_counted_when_it_is_repaired() {
-    let failure = "is not a valid data directory";
-    let cluster = states::start(&["count_relations.databases = 'app'", FAST]);
-    cluster.expect(failure);
+/// Puts aside a file of "app" that nobody connects without, and ends the worker. Returns
+/// where the file was, and where it is.
+fn damage(cluster: &Cluster) -> (PathBuf, PathBuf) {
     let mut client = cluster.connect("postgres");
     let sql = "SELECT 'base/' || oid || '/PG_VERSION' FROM pg_database WHERE datname = 'app'";
     let path: String = client.query_one(sql, &[]).unwrap().get(0);
     let (path, aside) = (cluster.data().join(path), cluster.data().join("aside"));
     fs::rename(&path, &aside).unwrap();
     send(cluster.worker("app"), Signal::SIGTERM);
+    (path, aside)
+}
+
+#[test]
+fn a_damaged_database_is_tried_less_and_less_often_and_counted_when_it_is_repaired() {
+    let failure = "is not a valid data directory";
+    let cluster = states::start(&["count_relations.databases = 'app'", FAST]);
+    cluster.expect(failure);
+    let (path, aside) = damage(&cluster);
     cluster.await_nth_line(failure, 4);
     // The second room is entered for nothing: all looks well.
     let least = [5.0, 10.0, 30.0];
@@ -310,12 +318,7 @@ fn a_damaged_database_among_all_is_tried_less_and_less_often() {
     let cluster = Cluster::start(&["count_relations.databases = '*'", FAST]);
     cluster.expect(failure);
     cluster.next_count("app");
-    let mut client = cluster.connect("postgres");
-    let sql = "SELECT 'base/' || oid || '/PG_VERSION' FROM pg_database WHERE datname = 'app'";
-    let path: String = client.query_one(sql, &[]).unwrap().get(0);
-    let (path, aside) = (cluster.data().join(path), cluster.data().join("aside"));
-    fs::rename(&path, &aside).unwrap();
-    send(cluster.worker("app"), Signal::SIGTERM);
+    let (path, aside) = damage(&cluster);
     cluster.await_nth_line(failure, 4);
     assert_less_and_less_often(&cluster.lines_with(failure));
     fs::rename(&aside, &path).unwrap();
