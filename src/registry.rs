@@ -165,8 +165,8 @@ fn update(slot: &Slot, change: impl FnOnce(&mut Row)) {
 
 /// Asks a worker to leave, which it does when it next wakes up.
 pub fn dismiss(pid: i32) {
-    for slot in slots() {
-        update(slot, |row| row.dismissed |= row.pid == pid);
+    for slot in slots().filter(|slot| slot.owner() == Some(pid)) {
+        update(slot, |row| row.dismissed = true);
     }
 }
 

@@ -98,17 +98,13 @@ pub fn out_of_slots(uncounted: &[impl AsRef<str>], total: usize) {
     if uncounted.is_empty() {
         return;
     }
-    pg_sys::panic::ErrorReport::new(
+    warn_of_uncounted(
         PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-        format!(
-            "out of background worker slots: {}",
-            uncounted_of(uncounted.len(), total)
-        ),
-        function_name!(),
-    )
-    .set_detail(format!("Not counted: {}.", some_of(uncounted)))
-    .set_hint(MORE_SLOTS)
-    .report(PgLogLevel::WARNING);
+        "out of background worker slots",
+        MORE_SLOTS,
+        uncounted,
+        total,
+    );
 }
 
 /// Warns that the server has no worker slot for the launcher.
@@ -126,24 +122,33 @@ const MORE_SLOTS: &str = "You might need to increase max_worker_processes.";
 
 /// Warns that the role cannot connect to some of the databases, `total` in all.
 pub fn cannot_connect(role: &str, uncounted: &[impl AsRef<str>], total: usize) {
-    pg_sys::panic::ErrorReport::new(
+    warn_of_uncounted(
         PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-        format!(
-            "role \"{role}\" lacks the CONNECT privilege: {}",
-            uncounted_of(uncounted.len(), total)
-        ),
-        function_name!(),
-    )
-    .set_detail(format!("Not counted: {}.", some_of(uncounted)))
-    .set_hint("Use GRANT CONNECT ON DATABASE to let it connect to those that are to be counted.")
-    .report(PgLogLevel::WARNING);
+        &format!("role \"{role}\" lacks the CONNECT privilege"),
+        "Use GRANT CONNECT ON DATABASE to let it connect to those that are to be counted.",
+        uncounted,
+        total,
+    );
 }
 
-fn uncounted_of(uncounted: usize, total: usize) -> String {
-    match total {
+fn warn_of_uncounted(
+    code: PgSqlErrorCode,
+    why: &str,
+    hint: &str,
+    uncounted: &[impl AsRef<str>],
+    total: usize,
+) {
+    let what = match total {
         1 => "relations of the database are not counted".to_owned(),
-        _ => format!("relations of {uncounted} of {total} databases are not counted"),
-    }
+        _ => format!(
+            "relations of {} of {total} databases are not counted",
+            uncounted.len()
+        ),
+    };
+    pg_sys::panic::ErrorReport::new(code, format!("{why}: {what}"), function_name!())
+        .set_detail(format!("Not counted: {}.", some_of(uncounted)))
+        .set_hint(hint)
+        .report(PgLogLevel::WARNING);
 }
 
 /// Names some databases, and says how many more there are.

@@ -137,22 +137,14 @@ fn settle(state: State, asked_for: Option<&CStr>, application_name: &CStr) -> Se
     state.restore();
     fix_setting(c"application_name", application_name);
     transaction(|| {
-        // Who it is that connected, and not who the database would have it be. Looked
-        // up by name, hence in a transaction.
-        // SAFETY: the name is palloc'd, and copied before the transaction ends.
-        let connected_as = unsafe {
-            let role = pg_sys::GetAuthenticatedUserId();
-            CStr::from_ptr(pg_sys::GetUserNameFromId(role, false))
-        };
-        fix_setting(c"session_authorization", connected_as);
-    });
-    transaction(|| {
+        // Who it is that connected, and not who the database would have it be.
         // SAFETY: the catalog look-up needs a transaction. The role exists, as we
         // are connected as it. Its name is palloc'd.
         let (role_oid, role) = unsafe {
-            let role = pg_sys::GetUserId();
+            let role = pg_sys::GetAuthenticatedUserId();
             (role, CStr::from_ptr(pg_sys::GetUserNameFromId(role, false)))
         };
+        fix_setting(c"session_authorization", role);
         // What was asked for may have got another name since, on a standby.
         let database_name = asked_for.map_or_else(current_database, |name| name.to_bytes().into());
         Session {

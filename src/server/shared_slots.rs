@@ -76,7 +76,7 @@ fn call(hook: &AtomicPtr<()>) {
 }
 
 /// The number of slots, which is the number of workers that the server can have.
-pub fn count() -> usize {
+fn count() -> usize {
     // SAFETY: a global that does not change any more when libraries are preloaded.
     unsafe { pg_sys::max_worker_processes as usize }
 }
