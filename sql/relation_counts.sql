@@ -26,7 +26,7 @@ CREATE VIEW @extschema@.relation_counts AS
            c.min_relations, c.max_relations, c.max_at, c.ticks, c.recounts,
            c.last_count_ms, c.stats_since, c.pid
     FROM @extschema@.relation_counts() AS c
-    WHERE c.datname IS NOT NULL; -- null once the database is dropped, until its worker is gone
+    WHERE c.datname IS NOT NULL; -- null once the database is dropped, until its row is freed
 
 COMMENT ON VIEW @extschema@.relation_counts IS
     'the latest count of relations of every database that is being counted';
@@ -39,7 +39,7 @@ COMMENT ON COLUMN @extschema@.relation_counts.relations IS
 COMMENT ON COLUMN @extschema@.relation_counts.counted_at IS
     'the latest tick, which confirmed the number';
 COMMENT ON COLUMN @extschema@.relation_counts.changed_at IS
-    'when the number last became different, or the worker first counted';
+    'when the number last became different, or was first counted';
 COMMENT ON COLUMN @extschema@.relation_counts.min_relations IS
     'smallest number since stats_since';
 COMMENT ON COLUMN @extschema@.relation_counts.max_relations IS
@@ -53,9 +53,9 @@ COMMENT ON COLUMN @extschema@.relation_counts.recounts IS
 COMMENT ON COLUMN @extschema@.relation_counts.last_count_ms IS
     'how long the query took the last time, in milliseconds';
 COMMENT ON COLUMN @extschema@.relation_counts.stats_since IS
-    'when the worker first counted, or the last relation_counts_reset()';
+    'when the database was first counted, or the last relation_counts_reset()';
 COMMENT ON COLUMN @extschema@.relation_counts.pid IS
-    'process ID of the worker';
+    'process ID of the worker that is in the database; null if there is none';
 
 CREATE FUNCTION @extschema@.relation_counts_reset(datname name DEFAULT NULL)
 RETURNS void

@@ -12,7 +12,7 @@
 use crate::server::database_list::databases;
 use crate::server::role::role_to_connect_as;
 use crate::server::{activity, invalidation, nap, session, shared_slots, signals};
-use crate::{settings, worker};
+use crate::{registry, settings, worker};
 use std::ffi::{CStr, CString};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
@@ -57,6 +57,7 @@ impl Attempts {
     /// Those of the worker with that number.
     pub fn of(worker: usize) -> Attempts {
         let numbers = shared_slots::numbers().expect("a worker runs where it is preloaded");
+        let numbers = &numbers[registry::NUMBERS..];
         let [made, due, seemed_possible] = &numbers.as_chunks::<NUMBERS>().0[worker];
         Attempts {
             made,

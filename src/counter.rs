@@ -97,6 +97,12 @@ impl Counter {
         invalidation::receive();
     }
 
+    /// Whether nothing that has been received says that the last count does not hold any
+    /// more.
+    pub fn holds(&self) -> bool {
+        self.last.is_some() && !invalidation::pg_class_changed()
+    }
+
     /// Returns the number of relations, by running the query unless
     /// `skip_unchanged` is set and the last count is known to hold.
     ///

@@ -9,7 +9,9 @@
 //! - [`cadence`]: when the next tick is due.
 //! - [`counter`]: how many relations there are, and whether to count again.
 //! - [`report`]: what the log says of it.
-//! - [`launcher`]: only for `databases = '*'`: one worker per connectable database.
+//! - [`launcher`]: only for `databases = '*'`: one process that knows which databases have
+//!   changed, and sends workers to those.
+//! - [`budget`]: how much of a processor all these visits may use.
 //! - [`registry`]: shared memory: the latest count of every database.
 //! - [`views`]: what SQL sees of the registry.
 //! - [`settings`]: every `count_relations.*` setting.
@@ -22,6 +24,7 @@ use crate::server::shared_slots;
 use pgrx::prelude::*;
 
 mod attempts;
+mod budget;
 mod cadence;
 mod counter;
 mod launcher;
@@ -55,7 +58,11 @@ pub extern "C-unwind" fn _PG_init() {
                 names.len()
             }
         };
-        shared_slots::request(workers * attempts::NUMBERS, on_all_libraries_loaded);
+        shared_slots::request(
+            registry::slots_for(settings::max_databases()),
+            registry::NUMBERS + workers * attempts::NUMBERS,
+            on_all_libraries_loaded,
+        );
     }
 }
 

@@ -1,22 +1,66 @@
 //! Shared memory: the latest count of every database.
 //!
-//! Each worker owns a row until it exits, which the view shows from its first count on;
-//! everybody reads them, from any database.
+//! Each database has a row, keyed by its oid, which the view shows from its first count
+//! on. A row outlives the worker, and everybody reads it, from any database.
+//!
+//! # Who writes a row
+//!
+//! The worker that is in the database, whose pid the row then has. While there is none,
+//! the launcher, if there is one (`databases = '*'`). Whoever makes a row, or frees it,
+//! keeps others from doing so meanwhile; a row with a pid is not freed but marked, and goes
+//! with its worker.
+//!
+//! # What confirms the rows of databases that don't change
+//!
+//! To write a thousand rows at each tick, only to say that nothing has changed, would cost
+//! the more the more databases there are. So such rows *follow* the header, which says when
+//! the launcher's latest tick was and how many there have been; `base` is how many of them
+//! a row has already taken into account. The launcher writes the header, and once it
+//! learns of a change of a database, it *settles* its row first: what the header said until
+//! then becomes the row's own, and it follows no more.
+//!
+//! A reader takes the header first and the row second, each as one update left it. Then a
+//! time that it shows was never too late, nor a mixture:
+//!
+//! - *The row follows.* It did so, or was not yet needed to, when the header that was read
+//!   was written: had the launcher known of a change by then, the row would have been
+//!   settled before, and would not follow when read. (That it has been settled, visited and
+//!   made to follow again in between only makes the header older than the row: its ticks are
+//!   not beyond `base`, and count for nothing.)
+//! - *The row does not follow.* It speaks for itself.
+//! - *The row began to follow just now*, after a worker had counted. All that the launcher
+//!   had been told by then was covered by that count (see [`crate::launcher`]); `base` is
+//!   the number of ticks until then, so that only later ones count.
+//!
+//! With a list of databases there is no launcher, and no row follows.
 
+use crate::budget;
 use crate::counter::Tally;
 use crate::server::clock;
-use crate::server::shared_slots::{self, Slot, WORDS};
-use std::sync::atomic::{Ordering, fence};
+use crate::server::exit::call_at_exit;
+use crate::server::session::my_pid;
+use crate::server::shared_slots::{self, Slot, WORDS, exclusively};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI64, Ordering};
 
-/// What is known of a database that is being counted. Times are the server's:
-/// microseconds since 2000-01-01 UTC.
+/// What the log has said of a database, so that whoever counts next knows.
+#[derive(Clone, Copy, Default, PartialEq)]
+pub struct Said {
+    /// The count that was logged last.
+    pub last_logged: Option<i64>,
+    /// Whether it has been said that there are too many relations.
+    pub warned: bool,
+}
+
+/// What is known of a database. Times are the server's: microseconds since 2000-01-01 UTC.
 #[derive(Clone, Copy, Default)]
 pub struct Row {
+    /// The database's oid; 0 if the row is free.
     pub database: u32,
     pub relations: i64,
-    /// The latest tick, which confirmed the number.
+    /// The latest tick, which confirmed the number; 0 before the first.
     pub counted_at: i64,
-    /// When the number last became different, or the worker first counted.
+    /// When the number last became different, or was first counted.
     pub changed_at: i64,
     pub min_relations: i64,
     pub max_relations: i64,
@@ -28,21 +72,23 @@ pub struct Row {
     pub last_count_us: i64,
     /// Since when minimum, maximum, ticks and recounts are kept.
     pub stats_since: i64,
+    /// The worker that is there; 0 if there is none.
     pub pid: i32,
-    /// Whether the launcher wants the worker to leave.
-    dismissed: bool,
+    /// Whether the database is not to be counted any more, and the row goes with the
+    /// worker.
+    pub dismissed: bool,
+    /// Whether the worker that was there last left because it wanted to.
+    pub left_at_ease: bool,
+    /// The epoch that the count covers; see [`epoch`].
+    pub covered: i64,
+    /// Whether the header's ticks are this row's too.
+    follows: bool,
+    /// How many of the header's ticks are in the row already.
+    base: i64,
+    pub said: Said,
 }
 
 impl Row {
-    /// The row of a database that has not been counted yet.
-    fn new(database: u32, pid: i32) -> Row {
-        Row {
-            database,
-            pid,
-            ..Row::default()
-        }
-    }
-
     fn observe(&mut self, tally: &Tally, now: i64) {
         let first = self.counted_at == 0;
         if first || tally.relations != self.relations {
@@ -74,6 +120,15 @@ impl Row {
         self.stats_since = now;
     }
 
+    /// Takes what the header says into the row, if it follows.
+    fn settle(&mut self, confirmed: Confirmed) {
+        if self.follows && confirmed.ticks > self.base {
+            self.counted_at = confirmed.at;
+            self.ticks += confirmed.ticks - self.base;
+            self.base = confirmed.ticks;
+        }
+    }
+
     fn from_words(words: [i64; WORDS]) -> Row {
         let [
             database,
@@ -88,7 +143,10 @@ impl Row {
             last_count_us,
             stats_since,
             pid,
-            dismissed,
+            flags,
+            covered,
+            base,
+            last_logged,
         ] = words;
         Row {
             database: database as u32,
@@ -103,11 +161,20 @@ impl Row {
             last_count_us,
             stats_since,
             pid: pid as i32,
-            dismissed: dismissed != 0,
+            dismissed: flags & DISMISSED != 0,
+            left_at_ease: flags & LEFT_AT_EASE != 0,
+            covered,
+            follows: flags & FOLLOWS != 0,
+            base,
+            said: Said {
+                last_logged: (flags & LOGGED != 0).then_some(last_logged),
+                warned: flags & WARNED != 0,
+            },
         }
     }
 
     fn to_words(self) -> [i64; WORDS] {
+        let flag = |is_set: bool, flag: i64| if is_set { flag } else { 0 };
         [
             self.database.into(),
             self.relations,
@@ -121,76 +188,297 @@ impl Row {
             self.last_count_us,
             self.stats_since,
             self.pid.into(),
-            self.dismissed.into(),
+            flag(self.dismissed, DISMISSED)
+                | flag(self.left_at_ease, LEFT_AT_EASE)
+                | flag(self.follows, FOLLOWS)
+                | flag(self.said.warned, WARNED)
+                | flag(self.said.last_logged.is_some(), LOGGED),
+            self.covered,
+            self.base,
+            self.said.last_logged.unwrap_or_default(),
         ]
     }
 }
 
-/// The row of this worker's own.
+const DISMISSED: i64 = 1;
+const LEFT_AT_EASE: i64 = 2;
+const FOLLOWS: i64 = 4;
+const WARNED: i64 = 8;
+const LOGGED: i64 = 16;
+
+/// A database's row.
+#[derive(Clone, Copy)]
 pub struct Entry(&'static Slot);
 
+/// The row that this process is the worker of.
+static OCCUPIED: OnceLock<&Slot> = OnceLock::new();
+
 impl Entry {
-    /// Takes a row for `database`; it goes when the process does. `None` if another
-    /// worker has one for that database already.
-    pub fn claim(database: u32) -> Option<Entry> {
-        let slot = shared_slots::claim();
-        let pid = slot.owner().unwrap_or_default();
-        slot.update(|words| *words = Row::new(database, pid).to_words());
-        // Of two that do this at the same time, at least one sees the other. If both
-        // do, both give way, and their supervisor tries again.
-        fence(Ordering::SeqCst);
-        let first = workers().all(|row| row.database != database || row.pid == pid);
-        first.then_some(Entry(slot))
+    /// The row of `database`, if it has one.
+    pub fn find(database: u32) -> Option<Entry> {
+        let mut rows = slots().iter();
+        rows.find(|slot| Row::from_words(slot.read()).database == database)
+            .map(Entry)
     }
 
-    /// Whether the launcher wants this worker to leave.
-    pub fn is_dismissed(&self) -> bool {
-        Row::from_words(self.0.read()).dismissed
+    /// The row of `database`, which gets one if there is none. `None` if all are taken.
+    pub fn find_or_take(database: u32) -> Option<Entry> {
+        exclusively(header().table, || {
+            Entry::find(database).or_else(|| {
+                let free = Entry::find(0).or_else(Entry::another)?;
+                free.update(|row| {
+                    *row = Row {
+                        database,
+                        ..Row::default()
+                    }
+                });
+                Some(free)
+            })
+        })
     }
 
-    /// Enters what a tick found out.
-    pub fn observe(&self, tally: &Tally) {
+    /// One that has never been anybody's.
+    fn another() -> Option<Entry> {
+        let used = slots().len();
+        let another = all_slots().get(1 + used)?;
+        header().used.store(used as i64 + 1, Ordering::Release);
+        Some(Entry(another))
+    }
+
+    /// Makes this process the worker of `database`, whose row this is, until it exits, in
+    /// whatever way it does. Returns whether it was needed: there is no other, and the row
+    /// does not hold without one.
+    pub fn occupy(&self, database: u32) -> bool {
+        let pid = my_pid();
+        let mut occupied = false;
+        self.update(|row| {
+            occupied = row.database == database && row.pid == 0 && !row.dismissed && !row.follows;
+            if occupied {
+                row.pid = pid;
+            }
+        });
+        if occupied {
+            // A process has one row.
+            let _ = OCCUPIED.set(self.0);
+            call_at_exit(vacate);
+        }
+        occupied
+    }
+
+    pub fn read(&self) -> Row {
+        Row::from_words(self.0.read())
+    }
+
+    /// Enters what a tick found out, which covers `epoch`.
+    pub fn observe(&self, tally: &Tally, epoch: i64) {
         let now = clock::now();
-        update(self.0, |row| row.observe(tally, now));
+        self.update(|row| {
+            row.observe(tally, now);
+            row.covered = epoch;
+        });
+    }
+
+    /// Enters that the latest count covers `epoch` as well.
+    pub fn cover(&self, epoch: i64) {
+        if self.read().covered != epoch {
+            self.update(|row| row.covered = epoch);
+        }
+    }
+
+    pub fn said(&self) -> Said {
+        self.read().said
+    }
+
+    pub fn remember(&self, said: Said) {
+        self.update(|row| row.said = said);
+    }
+
+    /// Whether the database is not to be counted any more.
+    pub fn is_dismissed(&self) -> bool {
+        self.read().dismissed
+    }
+
+    /// Enters that the worker leaves because it wants to.
+    pub fn leave_at_ease(&self, database: u32) {
+        self.update(|row| row.left_at_ease |= row.database == database);
+    }
+
+    /// Has the row be ready for a worker, which may or may not leave at ease.
+    pub fn expect_worker(&self) {
+        self.update(|row| row.left_at_ease = false);
+    }
+
+    /// Has the row follow the header from now on, if nobody is there and its count covers
+    /// more than `epoch`. Returns whether it does.
+    pub fn follow(&self, epoch: i64) -> bool {
+        let confirmed = confirmed();
+        let mut follows = false;
+        self.update(|row| {
+            if row.pid == 0 && row.counted_at != 0 && row.covered > epoch && !row.follows {
+                row.follows = true;
+                row.base = confirmed.ticks;
+            }
+            follows = row.follows;
+        });
+        follows
+    }
+
+    /// Has the row not follow the header any more.
+    pub fn settle(&self) {
+        let confirmed = confirmed();
+        self.update(|row| {
+            row.settle(confirmed);
+            row.follows = false;
+        });
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Row)) {
+        self.0.update(|words| {
+            let mut row = Row::from_words(*words);
+            change(&mut row);
+            *words = row.to_words();
+        });
     }
 }
 
-fn update(slot: &Slot, change: impl FnOnce(&mut Row)) {
-    slot.update(|words| {
-        let mut row = Row::from_words(*words);
-        change(&mut row);
-        *words = row.to_words();
+fn vacate() {
+    if let Some(slot) = OCCUPIED.get() {
+        Entry(slot).update(|row| {
+            row.pid = 0;
+            if row.dismissed {
+                *row = Row::default();
+            }
+        });
+    }
+}
+
+/// Has a worker that visits pay for all it uses until it exits, in whatever way it does.
+pub fn pay_at_exit() {
+    call_at_exit(budget::settle_up);
+}
+
+/// Frees the rows of databases that are not to be counted any more; if a worker is there,
+/// it leaves when it next wakes up, and the row goes with it.
+pub fn retain(wanted: impl Fn(u32) -> bool) {
+    exclusively(header().table, || {
+        for slot in slots() {
+            Entry(slot).update(|row| {
+                if row.database == 0 || wanted(row.database) {
+                } else if row.pid == 0 {
+                    *row = Row::default();
+                } else {
+                    row.dismissed = true;
+                }
+            });
+        }
     });
 }
 
-/// Asks a worker to leave, which it does when it next wakes up.
-pub fn dismiss(pid: i32) {
-    for slot in slots().filter(|slot| slot.owner() == Some(pid)) {
-        update(slot, |row| row.dismissed = true);
+/// How many numbers in shared memory the registry needs.
+pub const NUMBERS: usize = 5;
+
+/// How many slots it needs for so many databases.
+pub fn slots_for(databases: usize) -> usize {
+    databases + 1
+}
+
+/// What is not of one database.
+pub struct Header {
+    /// Whether somebody is making or freeing a row.
+    table: &'static AtomicI64,
+    /// How many rows have ever been somebody's: the first ones.
+    used: &'static AtomicI64,
+    epoch: &'static AtomicI64,
+    waiting: &'static AtomicI64,
+    /// See [`crate::budget`].
+    pub balance: &'static AtomicI64,
+}
+
+pub fn header() -> Header {
+    let numbers = shared_slots::numbers().expect("the library is preloaded");
+    let [table, used, epoch, waiting, balance, ..] = numbers else {
+        unreachable!("the registry's numbers come first");
+    };
+    Header {
+        table,
+        used,
+        epoch,
+        waiting,
+        balance,
     }
+}
+
+/// The number of the launcher's reception of messages that is under way, or is next. A
+/// worker reads it *before* it receives its own; see [`crate::launcher`].
+pub fn epoch() -> i64 {
+    header().epoch.load(Ordering::SeqCst)
+}
+
+/// Ends the epoch: the launcher has received, and so can everybody from now on.
+pub fn next_epoch() {
+    header().epoch.fetch_add(1, Ordering::SeqCst);
+}
+
+/// How many databases wait for a worker to come.
+pub fn waiting() -> i64 {
+    header().waiting.load(Ordering::Relaxed)
+}
+
+pub fn set_waiting(databases: usize) {
+    let number = databases as i64;
+    if waiting() != number {
+        header().waiting.store(number, Ordering::Relaxed);
+    }
+}
+
+/// What the header confirms.
+#[derive(Clone, Copy)]
+struct Confirmed {
+    /// When the launcher's latest tick was.
+    at: i64,
+    /// How many ticks of its there have been.
+    ticks: i64,
+}
+
+fn confirmed() -> Confirmed {
+    let [at, ticks, ..] = all_slots()[0].read();
+    Confirmed { at, ticks }
+}
+
+/// Confirms all rows that follow the header: at the time `at`, their counts were right.
+pub fn confirm(at: i64) {
+    all_slots()[0].update(|words| {
+        words[0] = at;
+        words[1] += 1;
+    });
 }
 
 /// Whether there are rows to look at: the library has been preloaded.
 pub fn exists() -> bool {
-    shared_slots::all().is_some()
+    shared_slots::all().is_some_and(|slots| !slots.is_empty())
 }
 
-fn slots() -> impl Iterator<Item = &'static Slot> {
-    let slots = shared_slots::all().unwrap_or_default();
-    slots.iter().filter(|slot| slot.owner().is_some())
+/// The header's, and those of databases.
+fn all_slots() -> &'static [Slot] {
+    shared_slots::all().unwrap_or_default()
 }
 
-/// The rows of all workers, also of those that have not counted yet.
-pub fn workers() -> impl Iterator<Item = Row> {
-    // A slot is claimed a moment before it says what for.
-    slots()
-        .map(|slot| Row::from_words(slot.read()))
-        .filter(|row| row.database != 0)
+/// Those of databases, and free ones among them.
+fn slots() -> &'static [Slot] {
+    match all_slots() {
+        [_, databases @ ..] => &databases[..header().used.load(Ordering::Acquire) as usize],
+        [] => &[],
+    }
 }
 
 /// The rows of all databases that have been counted.
 pub fn counted() -> impl Iterator<Item = Row> {
-    workers().filter(|row| row.counted_at != 0)
+    let confirmed = confirmed();
+    slots().iter().filter_map(move |slot| {
+        let mut row = Row::from_words(slot.read());
+        row.settle(confirmed);
+        (row.database != 0 && row.counted_at != 0).then_some(row)
+    })
 }
 
 /// Starts minimum, maximum, ticks and recounts afresh, for one database or for all.
@@ -199,9 +487,11 @@ pub fn reset(database: Option<u32>) -> bool {
     let now = clock::now();
     let mut found = false;
     for slot in slots() {
-        update(slot, |row| {
+        let confirmed = confirmed();
+        Entry(slot).update(|row| {
             let wanted = database.is_none_or(|oid| oid == row.database);
-            if wanted && row.counted_at != 0 {
+            if wanted && row.database != 0 && row.counted_at != 0 {
+                row.settle(confirmed);
                 row.reset(now);
                 found = true;
             }

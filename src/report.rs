@@ -1,33 +1,30 @@
 //! What the log says of the counts of a database.
 
+use crate::registry::Said;
 use crate::server::log::Line;
 use crate::settings::{self, LogCounts};
+use crate::worker::REST_FACTOR;
 use pgrx::prelude::*;
 use std::time::{Duration, Instant};
 
-/// The reporter of one database, which remembers what it has said.
-pub struct Report<'a> {
-    database: &'a str,
-    last_logged: Option<i64>,
+/// The reporter of one database, which remembers what it, and others before it, have said.
+#[derive(Default)]
+pub struct Report {
+    pub said: Said,
     /// A count and the line for it: formatting the same again would cost an idle tick
     /// about as much as everything else that it does for us.
     line: Option<(i64, Line)>,
-    warned: bool,
 }
 
-impl<'a> Report<'a> {
-    pub fn new(database: &'a str) -> Self {
-        Report {
-            database,
-            last_logged: None,
-            line: None,
-            warned: false,
-        }
+impl Report {
+    pub fn new(said: Said) -> Self {
+        Report { said, line: None }
     }
 
-    /// Reports a count, as `log_counts` and `warn_above` ask for.
-    pub fn count(&mut self, relations: i64) {
-        let database = self.database;
+    /// Reports a count, as `log_counts` and `warn_above` ask for. Returns whether there is
+    /// something new to remember.
+    pub fn count(&mut self, database: &str, relations: i64) -> bool {
+        let before = self.said;
         let text = || format!("Currently {relations} relations in database \"{database}\"");
         match settings::log_counts() {
             LogCounts::All => {
@@ -36,10 +33,10 @@ impl<'a> Report<'a> {
                     .line
                     .get_or_insert_with(|| (relations, Line::new(&text())));
                 line.log();
-                self.last_logged = Some(relations);
+                self.said.last_logged = Some(relations);
             }
             LogCounts::Changes => {
-                match self.last_logged.replace(relations) {
+                match self.said.last_logged.replace(relations) {
                     None => log::info!("{}", text()),
                     Some(last) if last == relations => {}
                     Some(last) => log::info!("{} ({:+})", text(), relations - last),
@@ -47,49 +44,72 @@ impl<'a> Report<'a> {
             }
             LogCounts::None => {}
         }
-        self.compare(relations, settings::warn_above());
+        self.compare(database, relations, settings::warn_above());
+        self.said != before
     }
 
     /// Warns when the count rises above the threshold, and says when it is back.
-    fn compare(&mut self, relations: i64, threshold: Option<i64>) {
+    fn compare(&mut self, database: &str, relations: i64, threshold: Option<i64>) {
         let above = threshold.filter(|threshold| relations > *threshold);
         match above {
-            Some(threshold) if !self.warned => self.warn(relations, threshold),
-            None if self.warned => {
+            Some(threshold) if !self.said.warned => too_many(database, relations, threshold),
+            None if self.said.warned => {
                 if let Some(threshold) = threshold {
                     log::info!(
-                        "database \"{}\" has {relations} relations, no longer more than count_relations.warn_above ({threshold})",
-                        self.database
+                        "database \"{database}\" has {relations} relations, no longer more than count_relations.warn_above ({threshold})"
                     );
                 }
             }
             _ => {}
         }
-        self.warned = above.is_some();
+        self.said.warned = above.is_some();
     }
+}
 
-    fn warn(&self, relations: i64, threshold: i64) {
-        pg_sys::panic::ErrorReport::new(
-            PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-            format!(
-                "database \"{}\" has {relations} relations, more than count_relations.warn_above ({threshold})",
-                self.database
-            ),
-            function_name!(),
-        )
-        .set_hint("Look for runaway temporary tables, partitions or schemas, or raise count_relations.warn_above.")
-        .report(PgLogLevel::WARNING);
-    }
+fn too_many(database: &str, relations: i64, threshold: i64) {
+    pg_sys::panic::ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+        format!(
+            "database \"{database}\" has {relations} relations, more than count_relations.warn_above ({threshold})"
+        ),
+        function_name!(),
+    )
+    .set_hint("Look for runaway temporary tables, partitions or schemas, or raise count_relations.warn_above.")
+    .report(PgLogLevel::WARNING);
+}
 
-    /// Says at DEBUG1 that the next count waits because the last one took long.
-    pub fn rest(&self, rest: Duration, count: Duration) {
-        log::debug!(
-            "count relations worker for database \"{}\" rests for {} ms after a count that took {} ms",
-            self.database,
-            rest.as_millis(),
-            count.as_millis()
-        );
-    }
+/// Says at DEBUG1 that the next count waits because the last one took long.
+pub fn rest(database: &str, rest: Duration) {
+    log::debug!(
+        "count relations worker for database \"{database}\" rests for {} ms after a count that took {} ms",
+        rest.as_millis(),
+        (rest / REST_FACTOR).as_millis()
+    );
+}
+
+/// Says that the launcher could not have a database counted, and how it goes on.
+pub fn visit_failed(database: &str) {
+    log::info!(
+        "could not count relations of database \"{database}\", which is tried again less and less often, at least every five minutes"
+    );
+}
+
+/// Says that a database is not counted any more, though it is there.
+pub fn left_out(database: &str) {
+    log::info!(
+        "relations of database \"{database}\" are no longer counted, as it allows no connections or is a template"
+    );
+}
+
+/// Warns that the registry has no room for some of the databases, `total` in all.
+pub fn too_many_databases(uncounted: &[impl AsRef<str>], total: usize, max_databases: usize) {
+    warn_of_uncounted(
+        PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+        &format!("more databases than count_relations.max_databases ({max_databases})"),
+        "Raise count_relations.max_databases, and restart the server.",
+        uncounted,
+        total,
+    );
 }
 
 /// Warns that the server has no worker slots for some of the databases, `total` in all.

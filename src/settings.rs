@@ -14,6 +14,8 @@ static DATABASES: GucSetting<Option<CString>> =
 static SKIP_UNCHANGED: GucSetting<bool> = GucSetting::<bool>::new(true);
 static LOG_COUNTS: GucSetting<LogCounts> = GucSetting::<LogCounts>::new(LogCounts::All);
 static WARN_ABOVE: GucSetting<i32> = GucSetting::<i32>::new(0);
+static MAX_DATABASES: GucSetting<i32> = GucSetting::<i32>::new(1_024);
+static MAX_WORKERS: GucSetting<i32> = GucSetting::<i32>::new(2);
 static ROLE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
 /// Which counts are logged.
@@ -37,6 +39,8 @@ pub enum Databases {
 
 const SHORTEST_NAPTIME_MS: i32 = 10;
 const LONGEST_NAPTIME_MS: i32 = 24 * 60 * 60 * 1_000;
+const MOST_DATABASES: i32 = 1_000_000;
+const MOST_WORKERS: i32 = 1_000;
 
 /// Defines all settings. A wrong value in the configuration raises an error,
 /// which keeps a starting server from starting.
@@ -107,6 +111,32 @@ pub fn define() {
             &WARN_ABOVE,
             0,
             i32::MAX,
+            GucContext::Sighup,
+            GucFlags::default(),
+        );
+    });
+    const MAX_DATABASES_NAME: &CStr = c"count_relations.max_databases";
+    define_strictly(MAX_DATABASES_NAME, || {
+        GucRegistry::define_int_guc(
+            MAX_DATABASES_NAME,
+            c"Sets the largest number of databases whose relations can be counted.",
+            c"",
+            &MAX_DATABASES,
+            1,
+            MOST_DATABASES,
+            GucContext::Postmaster,
+            GucFlags::default(),
+        );
+    });
+    const MAX_WORKERS_NAME: &CStr = c"count_relations.max_workers";
+    define_strictly(MAX_WORKERS_NAME, || {
+        GucRegistry::define_int_guc(
+            MAX_WORKERS_NAME,
+            c"Sets the largest number of workers that visit databases at the same time.",
+            c"With \"*\" for count_relations.databases; a list has a worker for each.",
+            &MAX_WORKERS,
+            1,
+            MOST_WORKERS,
             GucContext::Sighup,
             GucFlags::default(),
         );
@@ -202,6 +232,16 @@ pub fn databases() -> Databases {
 /// The role to connect as; `None` for the bootstrap superuser.
 pub fn role() -> Option<CString> {
     ROLE.get().filter(|role| !role.is_empty())
+}
+
+/// The largest number of databases that can be counted.
+pub fn max_databases() -> usize {
+    MAX_DATABASES.get().unsigned_abs() as usize
+}
+
+/// The largest number of workers that visit databases at the same time.
+pub fn max_workers() -> usize {
+    MAX_WORKERS.get().unsigned_abs() as usize
 }
 
 /// Takes over what changed in the configuration files.

@@ -3,6 +3,7 @@
 use crate::registry;
 use crate::server::database_list::{database_name, database_oid};
 use crate::server::preload::require_preloaded;
+use crate::settings::{self, Databases};
 use pgrx::prelude::*;
 use std::ffi::CStr;
 
@@ -26,15 +27,19 @@ fn relation_counts() -> TableIterator<
         name!(recounts, i64),
         name!(last_count_ms, f64),
         name!(stats_since, TimestampWithTimeZone),
-        name!(pid, i32),
+        name!(pid, Option<i32>),
     ),
 > {
     require_preloaded("count_relations", registry::exists());
-    let rows: Vec<_> = registry::counted().collect();
-    TableIterator::new(rows.into_iter().map(|row| {
+    let databases = settings::databases();
+    let rows = registry::counted().map(|row| (row, database_name(row.database)));
+    let rows: Vec<_> = rows
+        .filter(|(_, name)| is_counted(&databases, name.as_deref()))
+        .collect();
+    TableIterator::new(rows.into_iter().map(|(row, name)| {
         (
             pg_sys::Oid::from(row.database),
-            database_name(row.database),
+            name,
             row.relations,
             timestamp(row.counted_at),
             timestamp(row.changed_at),
@@ -45,9 +50,20 @@ fn relation_counts() -> TableIterator<
             row.recounts,
             row.last_count_us as f64 / 1000.0,
             timestamp(row.stats_since),
-            row.pid,
+            Some(row.pid).filter(|pid| *pid != 0),
         )
     }))
+}
+
+/// Whether a database that has a row is still counted. What is on a list is a name, and the
+/// database that had it may have got another one.
+fn is_counted(databases: &Databases, name: Option<&[u8]>) -> bool {
+    match (databases, name) {
+        (Databases::Listed(names), Some(name)) => {
+            names.iter().any(|listed| listed.to_bytes() == name)
+        }
+        _ => true,
+    }
 }
 
 /// Restarts minimum, maximum, ticks, recounts and the time they are kept since, for

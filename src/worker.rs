@@ -3,13 +3,19 @@
 //! Whenever a worker can't go on, it says why and exits, and its supervisor (the
 //! postmaster; with `databases = '*'` the launcher) starts a new one. Nothing is
 //! retried in here, and nothing needs to be cleaned up.
+//!
+//! A worker that the postmaster started stays. One that the launcher started is on a
+//! visit, because its database has changed: it does the same, and has one reason more to
+//! leave.
 
 use crate::attempts::{Attempts, RESTART_INTERVAL};
+use crate::budget;
 use crate::cadence::Cadence;
 use crate::counter::Counter;
-use crate::registry::Entry;
+use crate::registry::{self, Entry};
 use crate::report::{self, Report};
 use crate::server::activity::Statistics;
+use crate::server::database_list::database_oids;
 use crate::server::database_lock::Watch;
 use crate::server::dynamic_worker::DynamicWorker;
 use crate::server::session::{self, Session};
@@ -17,8 +23,9 @@ use crate::server::{library, nap, registered_workers, signals};
 use crate::settings;
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::prelude::*;
+use std::convert::Infallible;
 use std::ffi::{CStr, CString};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What `pg_stat_activity.backend_type` and the postmaster's log lines show.
 const WORKER_TYPE: &str = "count relations";
@@ -31,7 +38,10 @@ pub const APPLICATION_NAME: &CStr = c"count_relations";
 
 /// A count is followed by a pause of at least this many times its duration, so
 /// that a worker is busy for a tenth of the time at most.
-const REST_FACTOR: u32 = 9;
+pub const REST_FACTOR: u32 = 9;
+
+/// A visit ends when nothing has changed for so long.
+const CALM: Duration = Duration::from_secs(5);
 
 /// What all our processes have in common. They start as soon as the server has
 /// consistent data, on a hot standby too, and stay through promotion.
@@ -75,7 +85,7 @@ pub fn warn_of_unregistered(databases: &[CString]) {
     report::out_of_slots(&names, databases.len());
 }
 
-/// Starts a worker for a database, on the launcher's behalf, which is told when it
+/// Sends a worker to a database, on the launcher's behalf, which is told when it
 /// has started and when it has exited. `None` if all worker slots are taken.
 pub fn launch(database: u32, role: u32, name: &CStr) -> Option<DynamicWorker> {
     let name = name.to_string_lossy();
@@ -110,7 +120,12 @@ pub extern "C-unwind" fn count_relations_worker_main(index: pg_sys::Datum) {
     let attempts = Attempts::of(index.value());
     attempts.begin(Some(database), role.as_deref());
     let session = session::connect(Some(database), role.as_deref(), APPLICATION_NAME);
-    work(session, Some(attempts));
+    let Err(reason) = entry_of_listed(session.database_oid)
+        .and_then(|entry| run(&session, entry, &mut Stay::ForGood(attempts)));
+    session::leave(format_args!(
+        "count relations worker for database \"{}\" {reason}",
+        session.database
+    ));
 }
 
 /// Where the postmaster starts a worker for the launcher: `argument` is what
@@ -120,71 +135,182 @@ pub extern "C-unwind" fn count_relations_worker_main(index: pg_sys::Datum) {
 #[pg_guard]
 pub extern "C-unwind" fn count_relations_launched_main(argument: pg_sys::Datum) {
     signals::attach();
+    registry::pay_at_exit();
     let argument = argument.value() as u64;
     let (database, role) = (argument as u32, (argument >> 32) as u32);
     let session = session::connect_by_oid(database, role, APPLICATION_NAME);
-    // The launcher sees in the registry who has counted.
-    work(session, None);
-}
-
-fn work(session: Session, attempts: Option<Attempts>) -> ! {
-    let reason = run(&session, attempts);
-    session::leave(format_args!(
+    let reason = match Entry::find(database) {
+        Some(entry) => {
+            let mut visit = Stay::Visit {
+                last_change: Instant::now(),
+                has_counted: false,
+            };
+            let Err(reason) = run(&session, entry, &mut visit);
+            entry.leave_at_ease(database);
+            reason
+        }
+        None => NOT_TO_BE_COUNTED,
+    };
+    session::end_visit(format_args!(
         "count relations worker for database \"{}\" {reason}",
         session.database
     ));
 }
 
+const NOT_TO_BE_COUNTED: Reason = "leaving, as the database is not to be counted any more";
+
+/// Why a worker leaves.
+type Reason = &'static str;
+
+/// How long a worker stays.
+enum Stay {
+    /// Until there is no other way: one that the postmaster has started.
+    ForGood(Attempts),
+    /// For as long as its database keeps changing, and nobody waits: one that the launcher
+    /// has sent.
+    Visit {
+        last_change: Instant,
+        has_counted: bool,
+    },
+}
+
+impl Stay {
+    fn log_level(&self) -> log::Level {
+        match self {
+            Stay::ForGood(_) => log::Level::Info,
+            Stay::Visit { .. } => log::Level::Debug,
+        }
+    }
+
+    /// Whether there is processor time for another count.
+    fn affords_count(&self) -> bool {
+        match self {
+            Stay::ForGood(_) => true,
+            // The launcher has seen to it that there is some for the first.
+            Stay::Visit { has_counted, .. } => !has_counted || !budget::is_overdrawn(),
+        }
+    }
+
+    /// Takes notice of a tick.
+    fn ticked(&mut self, changed: bool, now: Instant) {
+        match self {
+            Stay::ForGood(attempts) => attempts.succeed(),
+            Stay::Visit {
+                last_change,
+                has_counted,
+            } => {
+                *has_counted = true;
+                if changed {
+                    *last_change = now;
+                }
+                budget::settle_up();
+            }
+        }
+    }
+
+    /// Takes notice of a count that was put off.
+    fn put_off(&mut self, now: Instant) {
+        if let Stay::Visit { last_change, .. } = self {
+            *last_change = now;
+        }
+    }
+
+    /// Why the worker is not needed here any more, if it is not.
+    fn is_over(&self, now: Instant) -> Option<Reason> {
+        let Stay::Visit {
+            last_change,
+            has_counted: true,
+        } = self
+        else {
+            return None;
+        };
+        if registry::waiting() > 0 {
+            Some("leaving, as other databases wait")
+        } else if now - *last_change >= CALM {
+            Some("leaving, as nothing changes any more")
+        } else {
+            None
+        }
+    }
+}
+
+/// The row of a database of the list. Rows of other databases, which had a name of the list
+/// once, are given up for it if need be.
+fn entry_of_listed(database: u32) -> Result<Entry, Reason> {
+    Entry::find_or_take(database)
+        .or_else(|| {
+            let existing: Vec<u32> = database_oids();
+            registry::retain(|oid| existing.contains(&oid));
+            Entry::find_or_take(database)
+        })
+        .ok_or("leaving, as there are more databases than count_relations.max_databases")
+}
+
 /// Counts until there is a reason to leave, and returns it.
-fn run(session: &Session, attempts: Option<Attempts>) -> &'static str {
+fn run(session: &Session, entry: Entry, stay: &mut Stay) -> Result<Infallible, Reason> {
     let database = &session.database;
-    log::info!(
+    log::log!(
+        stay.log_level(),
         "count relations worker started for database \"{database}\" as role \"{}\", naptime {} ms",
         session.role,
         settings::naptime().as_millis()
     );
-    let Some(entry) = Entry::claim(session.database_oid) else {
-        return "leaving, as the database has another one";
-    };
+    if !entry.occupy(session.database_oid) {
+        return Err("leaving, as the database has another one, or needs none");
+    }
     let mut counter = Counter::default();
-    let mut report = Report::new(database);
+    let mut report = Report::new(entry.said());
     let mut cadence = Cadence::new(Instant::now(), settings::naptime());
     let mut statistics = Statistics::default();
     let mut lock = Watch::of(session.database_oid);
     loop {
         if signals::terminated() {
-            return "leaving due to SIGTERM";
+            return Err("leaving due to SIGTERM");
         }
         if signals::take_reload_request() {
             settings::reload();
             cadence.set_naptime(settings::naptime());
         }
         if entry.is_dismissed() {
-            return "leaving, as the database is not to be counted any more";
+            return Err(NOT_TO_BE_COUNTED);
         }
         if lock.is_wanted() {
-            return "making way for a command that needs the database to itself";
+            return Err("making way for a command that needs the database to itself");
         }
+        let epoch = registry::epoch();
         counter.receive_announcements();
         if session.is_of_another_name() {
-            return "leaving, as the database has got another name";
+            return Err("leaving, as the database has got another name");
+        }
+        let holds = counter.holds();
+        if holds {
+            entry.cover(epoch);
         }
         let mut now = Instant::now();
         let mut counted = false;
         if cadence.is_due(now) {
-            let tally = counter.tick(settings::skip_unchanged());
-            entry.observe(&tally);
-            if let Some(attempts) = &attempts {
-                attempts.succeed();
+            let mut rest = Duration::ZERO;
+            let known = holds && settings::skip_unchanged();
+            if known || stay.affords_count() {
+                let tally = counter.tick(settings::skip_unchanged());
+                entry.observe(&tally, epoch);
+                if report.count(database, tally.relations) {
+                    entry.remember(report.said);
+                }
+                counted = tally.counted_in.is_some();
+                let duration = tally.counted_in.unwrap_or_default();
+                rest = duration * REST_FACTOR;
+                now = Instant::now();
+                stay.ticked(!holds, now);
+            } else {
+                stay.put_off(now);
             }
-            report.count(tally.relations);
-            counted = tally.counted_in.is_some();
-            let duration = tally.counted_in.unwrap_or_default();
-            let rest = duration * REST_FACTOR;
-            now = Instant::now();
             if cadence.advance(now, now + rest) > 0 {
-                report.rest(rest, duration);
+                report::rest(database, rest);
             }
+        }
+        if let Some(reason) = stay.is_over(now) {
+            return Err(reason);
         }
         statistics.report(counted, now);
         nap::nap(cadence.time_left(now).min(lock.interval()));

@@ -69,9 +69,9 @@ fn is_heard_and_seen(cluster: &Cluster) {
     cluster.next_count(DATABASE);
     let warning = format!("database \"{DATABASE}\" has ");
     eventually("a warning of the worker's", || {
-        let worker = cluster.counts(DATABASE).last()?.pid;
-        let warnings = cluster.lines_with(&warning);
-        warnings.iter().any(|line| line.pid == worker).then_some(())
+        let start = cluster.lines_with("ready to accept").pop()?.time;
+        let warning = cluster.lines_with(&warning).pop()?;
+        (warning.time >= start).then_some(())
     });
     await_activity(cluster, "idle", "SELECT count(*) FROM pg_class");
 }

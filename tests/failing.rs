@@ -118,7 +118,10 @@ fn damage(cluster: &Cluster) -> (PathBuf, PathBuf) {
     let path: String = client.query_one(sql, &[]).unwrap().get(0);
     let (path, aside) = (cluster.data().join(path), cluster.data().join("aside"));
     fs::rename(&path, &aside).unwrap();
-    send(cluster.worker("app"), Signal::SIGTERM);
+    if let Some(worker) = cluster.worker_now("app") {
+        send(worker, Signal::SIGTERM);
+        eventually("the worker to end", || is_gone(worker).then_some(()));
+    }
     (path, aside)
 }
 
@@ -168,6 +171,7 @@ const WATCHER: &[&str] = &[
     "count_relations.databases = '*'",
     "count_relations.role = 'watcher'",
     FAST,
+    "log_min_messages = debug1",
 ];
 
 /// A server with the databases that `sql` makes, on which "watcher" counts them all.
@@ -319,10 +323,22 @@ fn a_damaged_database_among_all_is_tried_less_and_less_often() {
     cluster.expect(failure);
     cluster.next_count("app");
     let (path, aside) = damage(&cluster);
+    let mut client = cluster.connect("postgres");
+    // Counts as a change of it.
+    let alter = "ALTER DATABASE app CONNECTION LIMIT 7";
+    client.batch_execute(alter).unwrap();
     cluster.await_nth_line(failure, 4);
     assert_less_and_less_often(&cluster.lines_with(failure));
+    let said = cluster.lines_with("could not count relations of database \"app\"");
+    assert_eq!(said.len(), 1);
     fs::rename(&aside, &path).unwrap();
-    cluster.await_nth_line("worker started for database \"app\"", 2);
+    let counted = cluster.counts("app").len();
+    client
+        .batch_execute("ALTER DATABASE app CONNECTION LIMIT 8")
+        .unwrap();
+    eventually("it to be counted again", || {
+        (cluster.counts("app").len() > counted).then_some(())
+    });
 }
 
 const NO_ROOM: &str = "out of background worker slots";

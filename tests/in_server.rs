@@ -40,7 +40,7 @@ fn naptime_has_a_unit_a_range_and_a_context() {
 }
 
 #[pg_test]
-fn databases_and_role_need_a_restart() {
+fn databases_role_and_room_need_a_restart() {
     assert_eq!(
         setting("count_relations.databases"),
         described([
@@ -56,6 +56,10 @@ fn databases_and_role_need_a_restart() {
     assert_eq!(
         setting("count_relations.role"),
         described(["", "-", "string", "postmaster", "-", "-", ""])
+    );
+    assert_eq!(
+        setting("count_relations.max_databases"),
+        described(["1024", "-", "integer", "postmaster", "1", "1000000", "1024"])
     );
 }
 
@@ -73,6 +77,10 @@ fn the_other_settings_follow_a_reload() {
         setting("count_relations.warn_above"),
         described(["0", "-", "integer", "sighup", "0", "2147483647", "0"])
     );
+    assert_eq!(
+        setting("count_relations.max_workers"),
+        described(["2", "-", "integer", "sighup", "1", "1000", "2"])
+    );
     let values = "SELECT enumvals::text FROM pg_settings WHERE name = 'count_relations.log_counts'";
     assert_eq!(
         Spi::get_one::<String>(values),
@@ -86,7 +94,7 @@ fn every_setting_is_described() {
                        WHERE name LIKE 'count_relations.%' AND short_desc !~ '[.]$'";
     assert_eq!(Spi::get_one::<String>(undescribed), Ok(None));
     let number = "SELECT count(*) FROM pg_settings WHERE name LIKE 'count_relations.%'";
-    assert_eq!(Spi::get_one::<i64>(number), Ok(Some(6)));
+    assert_eq!(Spi::get_one::<i64>(number), Ok(Some(8)));
 }
 
 /// What the extension consists of, but for these tests.

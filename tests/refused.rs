@@ -2,6 +2,7 @@
 //! anybody who may log in can lock any database, for a moment, as often as he likes.
 //! No database goes uncounted for that.
 
+use crate::all_databases::keep_changing;
 use crate::cluster::{Background, Cluster, eventually, send};
 use nix::sys::signal::Signal;
 use postgres::Client;
@@ -97,8 +98,13 @@ fn ticks(cluster: &Cluster) -> [i64; 2] {
 
 /// The worker stays, and ticks as the one of a database that is let alone.
 fn stays(databases: &str) {
-    let cluster = Cluster::start(&[&format!("count_relations.databases = '{databases}'")]);
+    let cluster = Cluster::start(&[
+        &format!("count_relations.databases = '{databases}'"),
+        "log_min_messages = debug1",
+    ]);
     cluster.execute("postgres", "CREATE EXTENSION count_relations");
+    // So that who visits it stays.
+    let busy = keep_changing(&cluster, "app");
     let before = ticks(&cluster);
     let worker = cluster.worker("app");
     let mallory = Mallory::at_work_on(&cluster);
@@ -111,6 +117,7 @@ fn stays(databases: &str) {
     assert!(app >= postgres - 2, "{app} ticks, and elsewhere {postgres}");
 
     // Those who may are not kept from it.
+    drop(busy);
     cluster.expect("database \"app\" does not exist");
     cluster.execute("postgres", "DROP DATABASE app");
     assert_eq!(cluster.await_line("making way").pid, worker);
@@ -127,12 +134,18 @@ fn the_worker_of_all_databases_stays() {
 }
 
 #[test]
-fn the_launcher_starts_a_worker_again() {
-    let cluster = Cluster::start(&["count_relations.databases = '*'"]);
+fn the_launcher_sends_a_worker_again() {
+    let cluster = Cluster::start(&[
+        "count_relations.databases = '*'",
+        "log_min_messages = debug1",
+    ]);
+    let _busy = keep_changing(&cluster, "app");
     cluster.next_count("app");
     let mallory = Mallory::at_work_on(&cluster);
+    let started = "worker started for database \"app\"";
+    let visits = cluster.lines_with(started).len();
     send(cluster.worker("app"), Signal::SIGTERM);
-    cluster.await_nth_line("worker started for database \"app\"", 2);
+    cluster.await_nth_line(started, visits + 1);
     cluster.next_count("app");
     mallory.assert_refused();
 }

@@ -107,7 +107,12 @@ fn a_replayed_rename_is_noticed_among_names_that_look_the_same() {
         client.batch_execute(&sql).unwrap();
     };
     rename("app", "caf\\xE8");
-    let standby = primary.start_standby(&["count_relations.databases = '*'", FAST]);
+    let standby = primary.start_standby(&[
+        "count_relations.databases = '*'",
+        FAST,
+        "count_relations.max_workers = 4",
+        "log_min_messages = debug1",
+    ]);
     standby.await_line("relations in database \"caf\u{FFFD}\"");
     rename("caf\\xE8", "caf\\xE9");
     standby.await_line("database \"caf\u{FFFD}\" leaving, as the database has got another name");

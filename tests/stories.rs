@@ -33,4 +33,5 @@ mod taking_nothing;
 mod tricks;
 mod upgrading;
 mod view;
+mod visiting;
 mod wrong_index;

@@ -51,7 +51,7 @@ const SETTINGS: &[&str] = &[
 /// Settings that only a superuser can attach.
 const SUPERUSERS_SETTINGS: &[&str] = &["session_preload_libraries = 'nonsense'"];
 
-fn set_up(count_relations_role: &str) -> Cluster {
+fn set_up(count_relations_role: &str, databases: &str) -> Cluster {
     let cluster = Cluster::start(&["count_relations.databases = ''"]);
     cluster.execute(
         "postgres",
@@ -85,7 +85,7 @@ fn set_up(count_relations_role: &str) -> Cluster {
     cluster.expect("permission denied to set role");
     cluster.expect("permission denied to set session authorization");
     cluster.configure(&[
-        "count_relations.databases = 'app'",
+        &format!("count_relations.databases = '{databases}'"),
         "count_relations.naptime = '50ms'",
         "count_relations.skip_unchanged = off",
         &format!("count_relations.role = '{count_relations_role}'"),
@@ -101,9 +101,10 @@ fn disarm(cluster: &Cluster) {
     }
 }
 
-/// The count is right, by the same worker all the time, and the canary is silent.
-fn withstands(count_relations_role: &str) {
-    let cluster = set_up(count_relations_role);
+/// The count is right, by the same worker all the time if it stays, and the canary is
+/// silent.
+fn withstands(count_relations_role: &str, databases: &str) {
+    let cluster = set_up(count_relations_role, databases);
     let before = cluster.next_count(DATABASE);
     let worker = cluster.counts(DATABASE)[0].pid;
     let role = match count_relations_role {
@@ -130,7 +131,7 @@ fn withstands(count_relations_role: &str) {
         cluster
             .counts(DATABASE)
             .iter()
-            .all(|count| count.pid == worker)
+            .all(|count| count.pid == worker || databases == "*")
     );
 
     let sung: i64 = client
@@ -142,17 +143,27 @@ fn withstands(count_relations_role: &str) {
 
 #[test]
 fn as_the_bootstrap_superuser() {
-    withstands("");
+    withstands("", "app");
 }
 
 #[test]
 fn as_an_unprivileged_role() {
-    withstands("watcher");
+    withstands("watcher", "app");
+}
+
+#[test]
+fn as_the_bootstrap_superuser_on_a_visit() {
+    withstands("", "*");
+}
+
+#[test]
+fn as_an_unprivileged_role_on_a_visit() {
+    withstands("watcher", "*");
 }
 
 #[test]
 fn the_canary_does_sing() {
-    let cluster = set_up("");
+    let cluster = set_up("", "app");
     disarm(&cluster);
     let mut client = cluster.connect(DATABASE);
     client

@@ -129,26 +129,37 @@ fn it_reads_the_same_from_every_database() {
     assert_eq!(here, there);
 }
 
+/// What outlives the worker.
+const KEPT: &str = "ROW(relations, changed_at, min_relations, max_relations, max_at, \
+                    recounts, last_count_ms, stats_since)::text";
+
 #[test]
-fn a_row_goes_with_its_worker() {
-    let (_cluster, mut client) = start(&[]);
+fn a_row_outlives_its_worker() {
+    let (cluster, mut client) = start(&[]);
+    cluster.execute("app", "CREATE TABLE t ()");
+    await_row(&mut client, "app", "max_relations > min_relations");
+    await_ticks(&mut client, "app");
+    let before: String = of(&mut client, "app", KEPT);
+    let ticks: i64 = of(&mut client, "app", "ticks");
     let worker: i32 = of(&mut client, "app", "pid");
     send(worker, Signal::SIGTERM);
     eventually("the worker to end", || is_gone(worker).then_some(()));
-    let sql = "SELECT datname::text FROM relation_counts";
-    let rows = client.query(sql, &[]).unwrap();
-    let names: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-    assert_eq!(names, ["postgres"]);
+    assert!(of::<bool>(&mut client, "app", "pid IS NULL"));
+    assert_eq!(of::<String>(&mut client, "app", KEPT), before);
     await_row(&mut client, "app", &format!("pid <> {worker}"));
+    await_ticks(&mut client, "app");
+    assert!(of::<bool>(&mut client, "app", &format!("ticks > {ticks}")));
+    let [before, after] = [before, of(&mut client, "app", "stats_since::text")];
+    assert!(before.contains(&after), "{before}, {after}");
     assert!(of::<bool>(
         &mut client,
         "app",
-        "stats_since > (SELECT max(stats_since) - '1 h'::interval FROM relation_counts)"
+        "max_relations > min_relations"
     ));
 }
 
 #[test]
-fn a_row_goes_with_a_worker_that_an_error_ended() {
+fn a_row_outlives_a_worker_that_an_error_ended() {
     let (cluster, mut client) = start(&["count_relations.skip_unchanged = off"]);
     cluster.expect("canceling statement due to user request");
     let worker: i32 = of(&mut client, "app", "pid");
@@ -160,27 +171,47 @@ fn a_row_goes_with_a_worker_that_an_error_ended() {
         client.query_opt(waiting, &[&worker]).unwrap()
     });
     eventually("the worker to end", || is_gone(worker).then_some(()));
-    let sql = "SELECT 1 FROM relation_counts WHERE datname = 'app'";
-    assert!(client.query_opt(sql, &[]).unwrap().is_none());
+    assert!(of::<bool>(&mut client, "app", "pid IS NULL"));
 }
 
 #[test]
 fn before_the_first_count_there_is_no_row() {
-    let (cluster, mut client) = start(&[]);
-    let mut app = cluster.connect("app");
-    app.batch_execute("BEGIN; LOCK TABLE pg_class IN ACCESS EXCLUSIVE MODE")
+    let databases = "count_relations.databases = 'app, postgres, late'";
+    let (cluster, mut client) = start(&[databases]);
+    cluster.expect("database \"late\" does not exist");
+    client.batch_execute("CREATE DATABASE early").unwrap();
+    let mut late = cluster.connect("early");
+    late.batch_execute("BEGIN; LOCK TABLE pg_class IN ACCESS EXCLUSIVE MODE")
         .unwrap();
-    let first: i32 = of(&mut client, "app", "pid");
-    send(first, Signal::SIGTERM);
-    let sql = "SELECT pid FROM pg_locks \
-               WHERE NOT granted AND relation = 'pg_class'::regclass AND pid <> $1";
-    eventually("another worker to wait for the lock", || {
-        client.query_opt(sql, &[&first]).unwrap()
+    // What ALTER DATABASE would do, but not with a session in it.
+    client
+        .batch_execute("UPDATE pg_database SET datname = 'late' WHERE datname = 'early'")
+        .unwrap();
+    let sql = "SELECT pid FROM pg_locks WHERE NOT granted AND relation = 'pg_class'::regclass";
+    eventually("a worker to wait for the lock", || {
+        client.query_opt(sql, &[]).unwrap()
     });
-    let sql = "SELECT 1 FROM relation_counts WHERE datname = 'app'";
+    let sql = "SELECT 1 FROM relation_counts WHERE datname = 'late'";
     assert!(client.query_opt(sql, &[]).unwrap().is_none());
-    app.batch_execute("COMMIT").unwrap();
-    await_row(&mut client, "app", "ticks > 0");
+    late.batch_execute("COMMIT").unwrap();
+    await_row(&mut client, "late", "ticks > 0");
+}
+
+#[test]
+fn a_database_that_has_lost_the_name_on_the_list_has_no_row() {
+    let (cluster, mut client) = start(&[]);
+    cluster.expect("database \"app\" does not exist");
+    client
+        .batch_execute("ALTER DATABASE app RENAME TO other")
+        .unwrap();
+    let sql = "SELECT datname::text FROM relation_counts";
+    let rows = client.query(sql, &[]).unwrap();
+    let names: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    assert_eq!(names, ["postgres"]);
+    client
+        .batch_execute("ALTER DATABASE other RENAME TO app")
+        .unwrap();
+    await_row(&mut client, "app", "pid IS NOT NULL");
 }
 
 /// Two seconds in which the database "app" looks different, between two reads of
@@ -480,21 +511,29 @@ const RESETS: &str = "DO $$
 /// milliseconds, two of them with something new to count each time; and again until
 /// there have been as many ticks as are wanted.
 fn hammer(statements: &[String], wanted: i64) {
-    let cluster = Cluster::start(&[
-        "count_relations.databases = '*'",
-        "count_relations.naptime = '10ms'",
-        "count_relations.skip_unchanged = off",
-        "count_relations.log_counts = 'none'",
-        "max_worker_processes = 25",
-    ]);
+    let names: Vec<String> = (1..=18).map(|i| format!("db{i}")).collect();
+    let cluster = Cluster::start(&["count_relations.databases = ''"]);
     let mut client = cluster.connect("postgres");
-    for i in 1..=18 {
-        let sql = format!("CREATE DATABASE db{i}");
+    for name in &names {
+        let sql = format!("CREATE DATABASE {name}");
         client.batch_execute(&sql).unwrap();
     }
     client
         .batch_execute("CREATE EXTENSION count_relations")
         .unwrap();
+    cluster.stop(Signal::SIGINT);
+    cluster.configure(&[
+        &format!(
+            "count_relations.databases = 'app, postgres, {}'",
+            names.join(", ")
+        ),
+        "count_relations.naptime = '10ms'",
+        "count_relations.skip_unchanged = off",
+        "count_relations.log_counts = 'none'",
+        "max_worker_processes = 25",
+    ]);
+    cluster.start_server();
+    let mut client = cluster.connect("postgres");
     let mut sum = |expression: &str| -> i64 {
         let sql = format!("SELECT coalesce(sum({expression}), 0)::bigint FROM relation_counts");
         client.query_one(&sql, &[]).unwrap().get(0)
@@ -540,6 +579,67 @@ fn under_load_a_reset_is_whole_too() {
     // A reset may have looked at the clock a moment after the tick that it lets by.
     let read = HAMMER.replace("RESETS", "true");
     hammer(&[read, RESETS.to_owned()], i64::MIN);
+}
+
+/// Reads the rows again and again: what they tell never goes back, nor is it ahead of time.
+const LOOK_BACK: &str = "DO $$
+    DECLARE
+        wrong text;
+    BEGIN
+        CREATE TEMP TABLE IF NOT EXISTS earlier AS SELECT * FROM relation_counts;
+        FOR i IN 1..300 LOOP
+            SELECT string_agg(e::text || ' and then ' || l::text, '; ') INTO wrong
+            FROM earlier AS e JOIN relation_counts() AS l USING (datid)
+            WHERE l.counted_at < e.counted_at OR l.counted_at > clock_timestamp()
+                OR l.counted_at < l.changed_at OR l.ticks < e.ticks OR l.recounts < e.recounts
+                OR l.ticks < l.recounts;
+            IF wrong IS NOT NULL THEN
+                RAISE EXCEPTION '%', wrong;
+            END IF;
+            DELETE FROM earlier;
+            INSERT INTO earlier SELECT * FROM relation_counts;
+        END LOOP;
+    END $$";
+
+#[test]
+fn what_rows_tell_never_goes_back_whoever_confirms_them() {
+    let cluster = Cluster::start(&[
+        "count_relations.databases = '*'",
+        "count_relations.naptime = '10ms'",
+        "count_relations.log_counts = 'none'",
+    ]);
+    let mut client = cluster.connect("postgres");
+    client
+        .batch_execute("CREATE EXTENSION count_relations")
+        .unwrap();
+    for i in 1..=6 {
+        let sql = format!("CREATE DATABASE db{i}");
+        client.batch_execute(&sql).unwrap();
+    }
+    let sql = "SELECT count(*) FROM relation_counts";
+    eventually("eight rows", || {
+        let row = client.query_one(sql, &[]).unwrap();
+        (row.get::<_, i64>(0) == 8).then_some(())
+    });
+    let mut reader = cluster.connect("postgres");
+    let reader = spawn(move || {
+        for _ in 0..20 {
+            reader
+                .batch_execute(LOOK_BACK)
+                .map_err(|e| format!("{e:?}"))?;
+        }
+        Ok::<(), String>(())
+    });
+    let mut churners: Vec<Client> = (1..=6)
+        .map(|i| cluster.connect(&format!("db{i}")))
+        .collect();
+    while !reader.is_finished() {
+        // One after the other, so that all have their turns of being visited.
+        let churner = &mut churners[fastrand::usize(..6)];
+        let sql = "CREATE TABLE t (i int PRIMARY KEY); DROP TABLE t; SELECT pg_sleep(0.1)";
+        churner.batch_execute(sql).unwrap();
+    }
+    reader.join().unwrap().unwrap();
 }
 
 #[test]

@@ -76,12 +76,17 @@ fn main() {
     drop(cluster);
     if parts.include("databases") || parts.include("view") {
         let cluster = databases::start();
-        if parts.include("databases") {
-            report.per_database = Some(databases::measure(&cluster));
+        for count in databases::COUNTS {
+            databases::create(&cluster, count);
+            if parts.include("databases") {
+                report.databases.push(databases::measure(&cluster, count));
+            }
+            if parts.include("view") {
+                report.reads.push(view::measure_reads(&cluster, count));
+            }
         }
-        if parts.include("view") {
-            let reads = view::measure_reads(&cluster, databases::COUNT);
-            report.reads.push(reads);
+        if parts.include("databases") {
+            report.visits = Some(databases::measure_visits(&cluster));
         }
     }
     if parts.include("times") {

@@ -17,7 +17,8 @@ pub struct Report {
     pub in_transaction: Option<f64>,
     pub reads: Vec<Reads>,
     pub tick_with_reader: Option<TickWithReader>,
-    pub per_database: Option<PerDatabase>,
+    pub databases: Vec<Databases>,
+    pub visits: Option<Visits>,
     /// Of our worker and of plain_worker.
     pub first_counts: [Times; 2],
     pub departures: [Times; 2],
@@ -53,12 +54,22 @@ pub struct TickWithReader {
     pub with_reader: f64,
 }
 
-/// What each of many databases costs, the launcher's share included.
-pub struct PerDatabase {
-    pub databases: usize,
+/// What counting so many idle databases costs, all of our processes together.
+pub struct Databases {
+    pub count: usize,
     /// CPU time a second ÷ that of a tick of empty_worker.
     pub cpu: f64,
     pub memory_to_plain: f64,
+}
+
+/// What it costs that some databases change.
+pub struct Visits {
+    /// CPU time of a visit ÷ that of a session that connects, counts and leaves.
+    pub to_session: f64,
+    /// From a committed change in an idle database to its row.
+    pub changes: Times,
+    /// How long `DROP DATABASE` of an idle database takes ÷ the same without us.
+    pub drop: f64,
 }
 
 /// In seconds.
@@ -76,6 +87,13 @@ impl Times {
 /// Of an idle tick, at every size, as a ratio to empty_worker's; what enters the
 /// count in shared memory is part of every tick, so it holds for that as well.
 const IDLE_TO_EMPTY: f64 = 1.15;
+
+/// Of the CPU time a second of all our processes on the server with most databases, as a
+/// ratio to a tick of empty_worker's.
+const DATABASES_TO_EMPTY: f64 = 3.0;
+
+/// Of the memory of all our processes.
+const DATABASES_TO_PLAIN: f64 = 4.0;
 
 /// Of a read of relation_counts, as a ratio to one of pg_stat_database, the server's
 /// own view with a row of numbers a database.
@@ -138,8 +156,11 @@ impl Report {
         if !self.reads.is_empty() {
             self.write_reads(&mut page);
         }
-        if let Some(per_database) = &self.per_database {
-            per_database.write(&mut page);
+        if !self.databases.is_empty() {
+            write_databases(&self.databases, &mut page);
+        }
+        if let Some(visits) = &self.visits {
+            visits.write(&mut page);
         }
         if !self.first_counts[0].0.is_empty() {
             self.write_times(&mut page);
@@ -277,21 +298,39 @@ impl Report {
     }
 }
 
-impl PerDatabase {
+fn write_databases(databases: &[Databases], page: &mut String) {
+    page.push_str(
+        "\n## Many databases\n\n\
+         With `count_relations.databases = '*'` and `log_counts = none`, idle, at the default \
+         naptime of a second: CPU time a second of all our processes, as a ratio to that of a \
+         tick of `empty_worker`; and their memory (`Anonymous`), as a ratio to that of one \
+         `plain_worker`.\n\n\
+         | databases | CPU ÷ empty_worker | memory ÷ plain_worker |\n|--:|---|---|\n",
+    );
+    for row in databases {
+        let _ = writeln!(
+            page,
+            "| {} | {} | {} |",
+            row.count,
+            verdict(row.cpu, Some(DATABASES_TO_EMPTY)),
+            verdict(row.memory_to_plain, Some(DATABASES_TO_PLAIN)),
+        );
+    }
+}
+
+impl Visits {
     fn write(&self, page: &mut String) {
+        let maximum = self.changes.0.iter().copied().fold(f64::NAN, f64::max);
         let _ = write!(
             page,
-            "\n## Many databases\n\n\
-             With `count_relations.databases = '*'`, idle, at the default naptime of a second: \
-             CPU time a second of all workers and the launcher, divided by the number of \
-             databases, as a ratio to that of a tick of `empty_worker`; and their memory \
-             (`Anonymous`), divided likewise, as a ratio to that of `plain_worker`.\n\n\
-             | databases | CPU a database ÷ empty_worker | memory a database ÷ plain_worker |\n\
-             |--:|---|---|\n\
-             | {} | {} | {} |\n",
-            self.databases,
-            verdict(self.cpu, None),
-            verdict(self.memory_to_plain, None),
+            "\nCPU time of a visit ÷ that of a session that connects, counts and leaves: {}. \
+             From a committed change in an idle database to its row, median and maximum of {}: \
+             {:.2} and {maximum:.2} s. `DROP DATABASE` of an idle database ÷ the same without \
+             us: {}.\n",
+            verdict(self.to_session, None),
+            self.changes.0.len(),
+            median(self.changes.0.clone()),
+            verdict(self.drop, None),
         );
     }
 }

@@ -14,7 +14,7 @@ const VIEW: &str = "relation_counts";
 
 /// A session that has the view. Not by CREATE EXTENSION: its files may not be
 /// installed, and would load the library from `$libdir`, not the preloaded one.
-fn connect(cluster: &Cluster) -> Client {
+pub fn connect(cluster: &Cluster) -> Client {
     let mut client = cluster.connect(DATABASE);
     let script = include_str!("../../sql/relation_counts.sql")
         .replace("@extschema@", "public")

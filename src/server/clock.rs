@@ -1,6 +1,7 @@
-//! The server's clock (`GetCurrentTimestamp()` in `utils/adt/timestamp.c`).
+//! The server's clock (`GetCurrentTimestamp()` in `utils/adt/timestamp.c`), and the processor's.
 
 use pgrx::pg_sys;
+use std::ffi::c_long;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Where the server's time begins, in Unix's.
@@ -14,4 +15,14 @@ const POSTGRES_EPOCH: Duration = {
 pub fn now() -> i64 {
     let time = SystemTime::now().duration_since(UNIX_EPOCH + POSTGRES_EPOCH);
     time.unwrap_or_default().as_micros() as i64
+}
+
+/// How much of a processor this process has used since it was started (clock(3), which is
+/// in millionths of a second on every POSIX system).
+pub fn processor_time() -> Duration {
+    // SAFETY: clock() asks for nothing.
+    unsafe extern "C" {
+        safe fn clock() -> c_long;
+    }
+    Duration::from_micros(clock().try_into().unwrap_or_default())
 }

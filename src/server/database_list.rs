@@ -14,13 +14,31 @@ pub struct Database {
     pub oid: u32,
     pub name: CString,
     pub is_template: bool,
+    /// Whether the database can be connected to.
+    pub allows_connections: bool,
     /// Whether the role that was asked for has the privilege to connect.
     pub may_connect: bool,
+    /// What becomes another whenever somebody changes the row: who made it as it is, and
+    /// where it is.
+    pub version: (u32, u32, u16),
+}
+
+/// The oids of all databases.
+pub fn database_oids() -> Vec<u32> {
+    let databases = all_databases(0);
+    databases.iter().map(|database| database.oid).collect()
 }
 
 /// The databases that allow connections, as the role with the oid `role` (0 for the
 /// bootstrap superuser) finds them.
 pub fn databases(role: u32) -> Vec<Database> {
+    let mut databases = all_databases(role);
+    databases.retain(|database| database.allows_connections);
+    databases
+}
+
+/// As [`databases`], those that allow no connections, too.
+pub fn all_databases(role: u32) -> Vec<Database> {
     transaction(|| {
         let mut databases = Vec::new();
         // SAFETY: a catalog scan as in systable_beginscan()'s comment in
@@ -46,9 +64,6 @@ pub fn databases(role: u32) -> Vec<Database> {
                 }
                 let row: *const pg_sys::FormData_pg_database = pg_sys::heap_tuple_get_struct(tuple);
                 let invalid = (*row).datconnlimit == pg_sys::DATCONNLIMIT_INVALID_DB;
-                if !(*row).datallowconn || invalid {
-                    continue;
-                }
                 let mut is_null = false;
                 let attribute = pg_sys::Anum_pg_database_datacl as i32;
                 let acl = pg_sys::fastgetattr(tuple, attribute, (*relation).rd_att, &mut is_null);
@@ -57,7 +72,9 @@ pub fn databases(role: u32) -> Vec<Database> {
                     oid: (*row).oid.to_u32(),
                     name: CStr::from_ptr((*row).datname.data.as_ptr()).to_owned(),
                     is_template: (*row).datistemplate,
+                    allows_connections: (*row).datallowconn && !invalid,
                     may_connect: has_privilege_to_connect(role, (*row).datdba, acl),
+                    version: version(tuple),
                 });
             }
             pg_sys::systable_endscan(scan);
@@ -65,6 +82,20 @@ pub fn databases(role: u32) -> Vec<Database> {
         }
         databases
     })
+}
+
+/// # Safety
+///
+/// The tuple is valid.
+unsafe fn version(tuple: pg_sys::HeapTuple) -> (u32, u32, u16) {
+    // SAFETY: as the caller promises. A tuple from a table has these fields
+    // (access/htup_details.h); xmin stays when it is frozen.
+    unsafe {
+        let place = (*tuple).t_self;
+        let block = u32::from(place.ip_blkid.bi_hi) << 16 | u32::from(place.ip_blkid.bi_lo);
+        let xmin = (*(*tuple).t_data).t_choice.t_heap.t_xmin;
+        (xmin.into_inner(), block, place.ip_posid)
+    }
 }
 
 /// The oid of the database `name`. Raises an ERROR if there is none.

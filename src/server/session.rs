@@ -185,12 +185,25 @@ fn fix_setting(name: &CStr, value: &CStr) {
 
 /// Logs `reason` and ends the process, as [`exit`] does.
 pub fn leave(reason: fmt::Arguments) -> ! {
-    // SAFETY: HOLD_INTERRUPTS() of miscadmin.h, never to be resumed. Every message
-    // ends in a CHECK_FOR_INTERRUPTS(), which would end a worker that was sent
-    // SIGTERM with a second message.
-    unsafe { pg_sys::InterruptHoldoffCount += 1 };
+    hold_interrupts();
     ::log::info!("{reason}");
     exit()
+}
+
+/// Says `reason` at DEBUG1 and ends the process, which a running process has started, for
+/// good. The server, too, says at DEBUG1 that a process has exited if the status is 0
+/// (`LogChildExit()` in `postmaster/postmaster.c`).
+pub fn end_visit(reason: fmt::Arguments) -> ! {
+    hold_interrupts();
+    ::log::debug!("{reason}");
+    exit_with(0)
+}
+
+/// Every message ends in a CHECK_FOR_INTERRUPTS(), which would end a worker that was sent
+/// SIGTERM with a second message.
+fn hold_interrupts() {
+    // SAFETY: HOLD_INTERRUPTS() of miscadmin.h, never to be resumed.
+    unsafe { pg_sys::InterruptHoldoffCount += 1 };
 }
 
 /// Ends the process, with the exit status that makes the postmaster start a worker again
@@ -198,9 +211,13 @@ pub fn leave(reason: fmt::Arguments) -> ! {
 /// for good", anything above 1 a crash; see `CleanupBackgroundWorker()` in
 /// `postmaster/postmaster.c`, from 18 on `CleanupBackend()`.)
 pub fn exit() -> ! {
+    exit_with(1)
+}
+
+fn exit_with(status: i32) -> ! {
     // SAFETY: proc_exit() runs the server's exit callbacks and does not return, so
     // nothing of the caller's is used afterwards.
-    unsafe { pg_sys::proc_exit(1) };
+    unsafe { pg_sys::proc_exit(status) };
     // Some versions' headers do not say that proc_exit() never returns.
     #[allow(unreachable_code)]
     {

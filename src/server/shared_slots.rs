@@ -1,37 +1,31 @@
-//! A table in shared memory that a process owns a slot of, and all processes read
+//! A table in shared memory that all processes read and write
 //! (`storage/ipc/ipci.c`, `shmem.c`).
 //!
 //! Readers never make a writer wait, and never see half a change: the protocol is
 //! the one of `st_changecount` in `utils/backend_status.h`. A writer makes the
 //! slot's change count odd, writes, and makes it even again; a reader that finds it
-//! odd, or changed after reading, reads again. Writers, which are the owner and now
-//! and then somebody who resets, keep each other out by who made the count odd.
+//! odd, or changed after reading, reads again. Writers keep each other out by who made
+//! the count odd.
 //!
-//! The number of slots is `max_worker_processes`. As every owner is a background
-//! worker, there is a slot for each of them, always.
-//!
-//! Beside the slots there are numbers without an owner, as many as were asked for, which
-//! outlive the processes.
+//! Beside the slots there are numbers, each for itself. Both, as many as were asked for,
+//! outlive the processes, but not a crash of the server.
 //!
 //! Everything in there is an atomic, for which all zeros is a valid value, so that
-//! only finding the memory and hooking into start-up and exit need `unsafe`.
+//! only finding the memory and hooking into start-up need `unsafe`.
 
-use super::session::my_pid;
 use pgrx::pg_sys;
 use std::hint::spin_loop;
 use std::ptr;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, AtomicUsize, Ordering, fence};
 use std::thread::sleep;
 use std::time::Duration;
 
 /// How many numbers a slot holds.
-pub const WORDS: usize = 13;
+pub const WORDS: usize = 16;
 
 #[repr(C)]
 pub struct Slot {
-    /// The owner's pid; 0 if the slot is free.
-    owner: AtomicI32,
     change_count: AtomicU32,
     words: [AtomicI64; WORDS],
 }
@@ -39,16 +33,18 @@ pub struct Slot {
 static TABLE: AtomicPtr<Slot> = AtomicPtr::new(ptr::null_mut());
 static NUMBERS: AtomicPtr<AtomicI64> = AtomicPtr::new(ptr::null_mut());
 static THEN: OnceLock<fn()> = OnceLock::new();
+static SLOT_COUNT: AtomicUsize = AtomicUsize::new(0);
 static NUMBER_COUNT: AtomicUsize = AtomicUsize::new(0);
 static PREVIOUS_REQUEST_HOOK: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
 static PREVIOUS_STARTUP_HOOK: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
 
 type Hook = unsafe extern "C-unwind" fn();
 
-/// Has the server set up the slots and `numbers` numbers when it sets up its shared
-/// memory, also after a crash, and the postmaster call `then`: all libraries are loaded
-/// by then. To be called from `_PG_init` while the library is being preloaded.
-pub fn request(numbers: usize, then: fn()) {
+/// Has the server set up `slots` slots and `numbers` numbers, all zero, when it sets up
+/// its shared memory, also after a crash, and the postmaster call `then`: all libraries
+/// are loaded by then. To be called from `_PG_init` while the library is being preloaded.
+pub fn request(slots: usize, numbers: usize, then: fn()) {
+    SLOT_COUNT.store(slots, Ordering::Relaxed);
     NUMBER_COUNT.store(numbers, Ordering::Relaxed);
     let _ = THEN.set(then); // the library is loaded once
     // SAFETY: hooks are plain globals of the starting postmaster. Whoever was there
@@ -75,15 +71,9 @@ fn call(hook: &AtomicPtr<()>) {
     }
 }
 
-/// The number of slots, which is the number of workers that the server can have.
-fn count() -> usize {
-    // SAFETY: a global that does not change any more when libraries are preloaded.
-    unsafe { pg_sys::max_worker_processes as usize }
-}
-
 /// How many bytes the slots take, and all of it.
 fn sizes() -> (usize, usize) {
-    let slots = count() * size_of::<Slot>();
+    let slots = SLOT_COUNT.load(Ordering::Relaxed) * size_of::<Slot>();
     let numbers = NUMBER_COUNT.load(Ordering::Relaxed) * size_of::<AtomicI64>();
     (slots, slots + numbers)
 }
@@ -118,8 +108,7 @@ unsafe extern "C-unwind" fn on_shmem_startup() {
     }
 }
 
-/// The numbers beside the slots, all zero when the server starts; `None` if the library
-/// was not preloaded.
+/// The numbers beside the slots; `None` if the library was not preloaded.
 pub fn numbers() -> Option<&'static [AtomicI64]> {
     let numbers = NUMBERS.load(Ordering::Relaxed);
     let count = NUMBER_COUNT.load(Ordering::Relaxed);
@@ -130,49 +119,33 @@ pub fn numbers() -> Option<&'static [AtomicI64]> {
 /// All slots; `None` if the library was not preloaded.
 pub fn all() -> Option<&'static [Slot]> {
     let table = TABLE.load(Ordering::Relaxed);
+    let count = SLOT_COUNT.load(Ordering::Relaxed);
     // SAFETY: on_shmem_startup() made it this long, initialized it, and it stays
     // mapped for as long as the process lives. Its contents are atomics.
-    (!table.is_null()).then(|| unsafe { std::slice::from_raw_parts(table, count()) })
+    (!table.is_null()).then(|| unsafe { std::slice::from_raw_parts(table, count) })
 }
 
-/// Makes this process, a background worker, the owner of a free slot until it
-/// exits, in whatever way it does.
-pub fn claim() -> &'static Slot {
-    let pid = my_pid();
-    let free = |slot: &&Slot| {
-        slot.owner
-            .compare_exchange(0, pid, Ordering::AcqRel, Ordering::Relaxed)
-            .is_ok()
-    };
-    let slots = all().expect("a worker runs only where the library is preloaded");
-    let slot = slots
-        .iter()
-        .find(free)
-        .expect("there is a slot for every background worker");
-    // SAFETY: the callback has the signature that on_shmem_exit() asks for, and the
-    // datum is the address of a slot, which is shared memory's.
-    unsafe {
-        pg_sys::on_shmem_exit(
-            Some(release),
-            pg_sys::Datum::from(ptr::from_ref(slot) as usize),
-        );
+/// Runs `body` while no other process runs one: `holder` is one of the numbers, the same
+/// for all. `body` must not fail nor take long.
+pub fn exclusively<R>(holder: &AtomicI64, body: impl FnOnce() -> R) -> R {
+    let mut attempts = 0;
+    while holder
+        .compare_exchange_weak(0, 1, Ordering::Acquire, Ordering::Relaxed)
+        .is_err()
+    {
+        back_off(&mut attempts);
     }
-    slot
-}
-
-unsafe extern "C-unwind" fn release(_exit_code: i32, slot: pg_sys::Datum) {
-    // SAFETY: the address that claim() passed; shared memory is still attached.
-    let slot = unsafe { &*(slot.value() as *const Slot) };
-    slot.update(|words| *words = [0; WORDS]);
-    slot.owner.store(0, Ordering::Release);
+    // SAFETY: HOLD_INTERRUPTS() and RESUME_INTERRUPTS() of miscadmin.h: nobody would give
+    // back what a process that was terminated holds.
+    unsafe { pg_sys::InterruptHoldoffCount += 1 };
+    let result = body();
+    holder.store(0, Ordering::Release);
+    // SAFETY: as above.
+    unsafe { pg_sys::InterruptHoldoffCount -= 1 };
+    result
 }
 
 impl Slot {
-    /// The pid of the owner; `None` if the slot is free.
-    pub fn owner(&self) -> Option<i32> {
-        Some(self.owner.load(Ordering::Acquire)).filter(|pid| *pid != 0)
-    }
-
     /// The numbers, as one update left them.
     pub fn read(&self) -> [i64; WORDS] {
         let mut attempts = 0;

@@ -17,7 +17,7 @@ pub use library::has_library;
 pub use log::{Level, Line};
 pub use stopped::Stopped;
 pub use throttle::Throttle;
-pub use usage::Usage;
+pub use usage::{Usage, processor_time, processor_times};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, chown};
@@ -473,6 +473,14 @@ impl Cluster {
     pub fn worker(&self, database: &str) -> i32 {
         let mut client = self.connect("postgres");
         eventually("a worker", || Self::worker_seen_by(&mut client, database))
+    }
+
+    /// The pid of the launcher, as soon as there is one.
+    pub fn launcher(&self) -> i32 {
+        let sql =
+            "SELECT pid FROM pg_stat_activity WHERE backend_type = 'count relations launcher'";
+        let mut client = self.connect("postgres");
+        eventually("a launcher", || client.query_opt(sql, &[]).unwrap()).get(0)
     }
 
     /// The pid of the worker that is connected to `database`, if there is one.

@@ -16,9 +16,18 @@ impl Stopped {
     /// Stops the worker of `database` in the middle of a nap. Anywhere else it may
     /// hold a lock that the whole server would wait for.
     pub fn in_a_nap(cluster: &Cluster, database: &str) -> Stopped {
-        eventually("a nap to stop the worker in", || {
+        Stopped::process_in_a_nap(cluster, || cluster.worker(database))
+    }
+
+    /// Stops the launcher in the middle of a nap.
+    pub fn launcher_in_a_nap(cluster: &Cluster) -> Stopped {
+        Stopped::process_in_a_nap(cluster, || cluster.launcher())
+    }
+
+    fn process_in_a_nap(cluster: &Cluster, pid: impl Fn() -> i32) -> Stopped {
+        eventually("a nap to stop the process in", || {
             let mut client = cluster.connect("postgres");
-            let worker = cluster.worker(database);
+            let worker = pid();
             let stopped = Stopped::now(worker);
             // The question may have to wait for that very lock, so it is asked in
             // a thread; when in doubt, the worker goes on.

@@ -32,3 +32,18 @@ impl Usage {
         }
     }
 }
+
+/// Processor time that a process has used so far, in the hundredths of a second of
+/// /proc/PID/stat.
+pub fn processor_time(pid: i32) -> u64 {
+    let [own, _] = processor_times(pid).unwrap();
+    own
+}
+
+/// That of a process, and of its children that have ended; `None` if it has ended, too.
+pub fn processor_times(pid: i32) -> Option<[u64; 2]> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields = stat.rsplit(')').next()?.split(' ').skip(12).take(4);
+    let times: Vec<u64> = fields.map(|field| field.parse().unwrap()).collect();
+    Some([times[0] + times[1], times[2] + times[3]])
+}

@@ -1,8 +1,8 @@
 //! What those who live long take of the machine, and whether it stays that way.
 
+use crate::Phase;
 use crate::cluster::{Cluster, Usage};
 use crate::pause::Checked;
-use crate::{Phase, SPARED};
 use std::collections::HashMap;
 use std::fmt;
 use std::fs;
@@ -39,8 +39,6 @@ pub struct Figures<'a> {
     spared: HashMap<String, i32>,
     shared_memory: i64,
     pauses: usize,
-    /// Pauses at which there were too few slots.
-    short: usize,
     slowest: Duration,
 }
 
@@ -52,7 +50,6 @@ impl<'a> Figures<'a> {
             spared: HashMap::new(),
             shared_memory: shared_memory(cluster),
             pauses: 0,
-            short: 0,
             slowest: Duration::ZERO,
         }
     }
@@ -60,7 +57,6 @@ impl<'a> Figures<'a> {
     /// Takes what there is at a pause.
     pub fn take(&mut self, phase: Phase, checked: Checked, problems: &mut Vec<String>) {
         self.pauses += 1;
-        self.short += usize::from(checked.rows < checked.databases);
         self.slowest = self.slowest.max(checked.counted_in);
         let shared_memory = shared_memory(self.cluster);
         if shared_memory != self.shared_memory {
@@ -91,7 +87,7 @@ impl<'a> Figures<'a> {
             self.add(phase, of.to_owned(), tolerance, value);
         };
         add("shared memory, bytes", Some(0.0), shared_memory as f64);
-        add("slots in use", None, checked.rows as f64);
+        add("databases", None, checked.databases as f64);
         let data = self.cluster.data();
         for directory in ["base/pgsql_tmp", "pg_dynshmem"] {
             let files = files(data.join(directory));
@@ -117,13 +113,12 @@ impl<'a> Figures<'a> {
         }
     }
 
-    /// Those who live long, the workers by their database.
+    /// Those who live long.
     fn processes(&self) -> Vec<(String, i32)> {
-        let sql = "SELECT concat_ws(' of ', backend_type, datname), pid FROM pg_stat_activity \
-                   WHERE backend_type LIKE 'count relations%' \
-                     AND (datname IS NULL OR datname = ANY ($1)) ORDER BY 1 DESC";
+        let sql = "SELECT backend_type, pid FROM pg_stat_activity \
+                   WHERE backend_type = 'count relations launcher'";
         let mut client = self.cluster.connect("postgres");
-        let rows = client.query(sql, &[&SPARED]).unwrap();
+        let rows = client.query(sql, &[]).unwrap();
         let ours = rows.iter().map(|row| (row.get(0), row.get(1)));
         let postmaster = ("postmaster".to_owned(), self.cluster.postmaster());
         [postmaster].into_iter().chain(ours).collect()
@@ -184,14 +179,11 @@ fn files(directory: PathBuf) -> f64 {
 impl fmt::Display for Figures<'_> {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let Figures {
-            pauses,
-            short,
-            slowest,
-            ..
+            pauses, slowest, ..
         } = self;
         write!(
             f,
-            "{pauses} pauses, {short} of them short of slots, counts at most {:.1} s after",
+            "{pauses} pauses, counts at most {:.1} s after",
             slowest.as_secs_f64()
         )?;
         for (name, series) in &self.series {

@@ -1,7 +1,7 @@
 //! Reloads, signals and crashes.
 
 use crate::cluster::{Cluster, eventually, is_gone};
-use crate::{Phase, SPARED, is_crash};
+use crate::{Phase, is_crash};
 use fastrand::Rng;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -22,6 +22,7 @@ const VALID: &[(&str, &[&str])] = &[
     ),
     ("count_relations.skip_unchanged", &["on", "on", "off"]),
     ("count_relations.log_counts", &["all", "changes", "none"]),
+    ("count_relations.max_workers", &["1", "2", "2", "5"]),
     ("count_relations.warn_above", &["0", "1", "430", "100000"]),
     (
         "log_min_messages",
@@ -151,10 +152,7 @@ impl<'a> Nuisances<'a> {
         if phase == Phase::Stormy {
             return self.pick("backend_type LIKE 'count relations%'");
         }
-        let spared = SPARED.join("', '");
-        self.pick(&format!(
-            "backend_type = 'count relations' AND datname NOT IN ('{spared}')"
-        ))
+        self.pick("backend_type = 'count relations'")
     }
 
     fn terminate(&mut self, phase: Phase) {

@@ -1,0 +1,67 @@
+//! How much of a processor all visits together may use: a tenth, however many databases
+//! keep changing.
+//!
+//! There is one account, in shared memory. The launcher pays in a tenth of the time that
+//! passes, up to a second's worth of processor time. Each visiting worker takes out what it
+//! has used, for its start and its end too. While the account is overdrawn no visit begins,
+//! and none counts again: counts come later, and `counted_at` says so.
+
+use crate::registry;
+use crate::server::clock;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+/// A visit's share of a processor is one of so many parts.
+const PARTS: u32 = 10;
+
+/// No more than this is saved up, in microseconds.
+const LARGEST_BALANCE: i64 = 1_000_000;
+
+/// What this process has taken out so far, in microseconds.
+static TAKEN: AtomicI64 = AtomicI64::new(0);
+
+/// What is on the account, in microseconds; negative if it is overdrawn.
+fn balance() -> &'static AtomicI64 {
+    registry::header().balance
+}
+
+pub fn is_overdrawn() -> bool {
+    balance().load(Ordering::Relaxed) < 0
+}
+
+/// Takes out what this process has used since the last call; to be called by a worker
+/// that visits, and in the end.
+pub fn settle_up() {
+    let used = clock::processor_time().as_micros() as i64;
+    let taken = TAKEN.swap(used, Ordering::Relaxed);
+    balance().fetch_sub(used - taken, Ordering::Relaxed);
+}
+
+/// The launcher's side of it.
+pub struct Income {
+    paid_until: Instant,
+}
+
+impl Income {
+    /// Pays in for the time from `now` on.
+    pub fn new(now: Instant) -> Income {
+        Income { paid_until: now }
+    }
+
+    /// Pays in for the time until `now`.
+    pub fn pay(&mut self, now: Instant) {
+        let income = (now - self.paid_until) / PARTS;
+        self.paid_until = now;
+        let before = balance().fetch_add(income.as_micros() as i64, Ordering::Relaxed);
+        let surplus = before + income.as_micros() as i64 - LARGEST_BALANCE;
+        if surplus > 0 {
+            balance().fetch_sub(surplus, Ordering::Relaxed);
+        }
+    }
+
+    /// How long until the account is not overdrawn any more, if nobody takes anything out.
+    pub fn time_left(&self) -> Duration {
+        let overdrawn = (-balance().load(Ordering::Relaxed)).max(0);
+        Duration::from_micros(overdrawn as u64) * PARTS
+    }
+}
