@@ -123,9 +123,10 @@ newcomer() { # RELEASE USER
         tar -xf "$work/repository.tar" -C "$root$home/count_relations"
         chroot "$root" chown -R "$user:" "$home/count_relations"
         proxies=$(env | grep -iE '^(https?|ftp|all|no)_proxy=' || true)
+        # With SIGHUP as at any terminal, even if this script was started with nohup.
         # shellcheck disable=SC2086 # several words
         chroot "$root" setpriv --reuid="$user" --regid="$user" --init-groups \
-            env -i $proxies HOME="$home" USER="$user" PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+            env -i --default-signal=HUP $proxies HOME="$home" USER="$user" PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
             LANG=C.UTF-8 TERM=xterm \
             "$home/count_relations/scripts/test-newcomer.sh" inside </dev/null
 END
