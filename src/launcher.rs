@@ -66,6 +66,7 @@
 use crate::attempts::{Attempts, RESTART_INTERVAL};
 use crate::budget::{self, Income};
 use crate::cadence::Cadence;
+use crate::census::Schedule;
 use crate::registry::{self, Entry};
 use crate::report::{self, Alarm, Report};
 use crate::server::activity::Statistics;
@@ -184,6 +185,7 @@ pub extern "C-unwind" fn count_relations_launcher_main(_argument: pg_sys::Datum)
             cadence.advance(now, now);
         }
         launcher.report(is_due, reloaded);
+        launcher.visit_for_census(reloaded, now);
         let nap = launcher.send_workers(now);
         statistics.report(listing, now);
         nap::nap(nap.min(cadence.time_left(Instant::now())));
@@ -201,6 +203,8 @@ struct Database {
     entry: Option<Entry>,
     /// The epoch in which it last changed.
     changed_in: i64,
+    /// When it is to be visited for a census, if it is at rest.
+    census_due: Option<Instant>,
     /// Its place among those that wait, if it does.
     place: Option<u64>,
     /// The visit that is under way.
@@ -248,6 +252,10 @@ struct Launcher {
     queue: BTreeMap<u64, u32>,
     /// The next place.
     place: u64,
+    /// Those at rest that are to be visited for a census, by when.
+    censuses: BTreeSet<(Instant, u32)>,
+    /// How often somebody had asked for a census when that was last looked at.
+    census_requests: i64,
     /// The locks of databases that wait for a worker because somebody holds theirs.
     locks: HashMap<u32, Watch>,
     income: Income,
@@ -273,6 +281,8 @@ impl Launcher {
             restless: BTreeSet::new(),
             queue: BTreeMap::new(),
             place: 0,
+            censuses: BTreeSet::new(),
+            census_requests: registry::census_requests(),
             locks: HashMap::new(),
             income: Income::new(Instant::now()),
             visits: 0,
@@ -313,6 +323,52 @@ impl Launcher {
             && let Some(entry) = database.entry
         {
             entry.settle();
+        }
+    }
+
+    /// Finds out when a database that is at rest is to be visited for a census.
+    fn expect_census(&mut self, oid: u32) {
+        let Some(database) = self.databases.get_mut(&oid) else {
+            return;
+        };
+        if let Some(due) = database.census_due.take() {
+            self.censuses.remove(&(due, oid));
+        }
+        let Some(entry) = database.entry else {
+            return;
+        };
+        let now = Instant::now();
+        let row = entry.read();
+        let due = settings::census_naptime().map(|naptime| {
+            let schedule = Schedule::after(entry.census(oid).as_ref(), row.stale, now);
+            // The latest visit has not come to it.
+            schedule.due(naptime).unwrap_or(now).max(now + naptime)
+        });
+        database.census_due = if row.census_wanted { Some(now) } else { due };
+        self.censuses
+            .extend(database.census_due.map(|due| (due, oid)));
+    }
+
+    /// Has databases at rest be visited whose census is due, or is asked for.
+    fn visit_for_census(&mut self, reloaded: bool, now: Instant) {
+        let requests = registry::census_requests();
+        if requests != self.census_requests || reloaded {
+            self.census_requests = requests;
+            for oid in self.databases.keys().copied().collect::<Vec<_>>() {
+                if !self.restless.contains(&oid) {
+                    self.expect_census(oid);
+                }
+            }
+        }
+        while let Some((due, oid)) = self.censuses.first().copied()
+            && due <= now
+        {
+            self.censuses.pop_first();
+            if let Some(database) = self.databases.get_mut(&oid)
+                && database.census_due.take_if(|time| *time == due).is_some()
+            {
+                self.enqueue(oid);
+            }
         }
     }
 
@@ -404,6 +460,7 @@ impl Launcher {
                         version: new.version,
                         entry: None,
                         changed_in: registry::epoch(),
+                        census_due: None,
                         place: None,
                         visit: None,
                         failures: 0,
@@ -496,6 +553,7 @@ impl Launcher {
                 database.failures = 0;
                 self.restless.remove(&oid);
                 self.dequeue(oid);
+                self.expect_census(oid);
             } else if is_due || row.counted_at == 0 {
                 self.enqueue(oid);
             }
@@ -535,7 +593,8 @@ impl Launcher {
             let row = entry.read();
             let report = database.report.get_or_insert_default();
             report.said = row.said;
-            if report.count(&database.name.to_string_lossy(), row.relations) {
+            let census = || entry.census(*oid);
+            if report.count(&database.name.to_string_lossy(), row.relations, census) {
                 entry.remember(report.said);
             }
         }
@@ -551,6 +610,7 @@ impl Launcher {
         let mut waiting = Vec::new();
         let databases = &mut self.databases;
         let locks = &mut self.locks;
+        let restless = &mut self.restless;
         self.queue.retain(|_, oid| {
             let Some(database) = databases.get_mut(oid) else {
                 return false;
@@ -570,6 +630,10 @@ impl Launcher {
                 return true;
             }
             if may_go {
+                // One that is at rest is visited for a census.
+                if restless.insert(*oid) {
+                    entry.settle();
+                }
                 entry.expect_worker();
                 if let Some(worker) = worker::launch(*oid, self.role, &database.name) {
                     let changed_in = database.changed_in;

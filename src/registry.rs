@@ -35,11 +35,12 @@
 //! With a list of databases there is no launcher, and no row follows.
 
 use crate::budget;
+use crate::census::Census;
 use crate::counter::Tally;
 use crate::server::clock;
 use crate::server::exit::call_at_exit;
 use crate::server::session::my_pid;
-use crate::server::shared_slots::{self, Slot, WORDS, exclusively};
+use crate::server::shared_slots::{self, Sizes, Slot, WORDS, WideSlot, exclusively};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -79,6 +80,10 @@ pub struct Row {
     pub dismissed: bool,
     /// Whether the worker that was there last left because it wanted to.
     pub left_at_ease: bool,
+    /// Whether the database has been counted again since its latest census.
+    pub stale: bool,
+    /// Whether somebody has asked for a census.
+    pub census_wanted: bool,
     /// The epoch that the count covers; see [`epoch`].
     pub covered: i64,
     /// Whether the header's ticks are this row's too.
@@ -107,6 +112,7 @@ impl Row {
         self.ticks += 1;
         if let Some(duration) = tally.counted_in {
             self.recounts += 1;
+            self.stale = true;
             self.last_count_us = duration.as_micros() as i64;
         }
     }
@@ -163,6 +169,8 @@ impl Row {
             pid: pid as i32,
             dismissed: flags & DISMISSED != 0,
             left_at_ease: flags & LEFT_AT_EASE != 0,
+            stale: flags & STALE != 0,
+            census_wanted: flags & CENSUS_WANTED != 0,
             covered,
             follows: flags & FOLLOWS != 0,
             base,
@@ -190,6 +198,8 @@ impl Row {
             self.pid.into(),
             flag(self.dismissed, DISMISSED)
                 | flag(self.left_at_ease, LEFT_AT_EASE)
+                | flag(self.stale, STALE)
+                | flag(self.census_wanted, CENSUS_WANTED)
                 | flag(self.follows, FOLLOWS)
                 | flag(self.said.warned, WARNED)
                 | flag(self.said.last_logged.is_some(), LOGGED),
@@ -205,20 +215,23 @@ const LEFT_AT_EASE: i64 = 2;
 const FOLLOWS: i64 = 4;
 const WARNED: i64 = 8;
 const LOGGED: i64 = 16;
+const STALE: i64 = 32;
+const CENSUS_WANTED: i64 = 64;
 
-/// A database's row.
+/// A database's row, and its census.
 #[derive(Clone, Copy)]
-pub struct Entry(&'static Slot);
+pub struct Entry {
+    row: &'static Slot,
+    census: &'static WideSlot,
+}
 
 /// The row that this process is the worker of.
-static OCCUPIED: OnceLock<&Slot> = OnceLock::new();
+static OCCUPIED: OnceLock<Entry> = OnceLock::new();
 
 impl Entry {
     /// The row of `database`, if it has one.
     pub fn find(database: u32) -> Option<Entry> {
-        let mut rows = slots().iter();
-        rows.find(|slot| Row::from_words(slot.read()).database == database)
-            .map(Entry)
+        entries().find(|entry| entry.read().database == database)
     }
 
     /// The row of `database`, which gets one if there is none. `None` if all are taken.
@@ -239,10 +252,10 @@ impl Entry {
 
     /// One that has never been anybody's.
     fn another() -> Option<Entry> {
-        let used = slots().len();
-        let another = all_slots().get(1 + used)?;
+        let used = used();
+        let another = all_entries().nth(used)?;
         header().used.store(used as i64 + 1, Ordering::Release);
-        Some(Entry(another))
+        Some(another)
     }
 
     /// Makes this process the worker of `database`, whose row this is, until it exits, in
@@ -259,14 +272,14 @@ impl Entry {
         });
         if occupied {
             // A process has one row.
-            let _ = OCCUPIED.set(self.0);
+            let _ = OCCUPIED.set(*self);
             call_at_exit(vacate);
         }
         occupied
     }
 
     pub fn read(&self) -> Row {
-        Row::from_words(self.0.read())
+        Row::from_words(self.row.read())
     }
 
     /// Enters what a tick found out, which covers `epoch`.
@@ -293,9 +306,19 @@ impl Entry {
         self.update(|row| row.said = said);
     }
 
-    /// Whether the database is not to be counted any more.
-    pub fn is_dismissed(&self) -> bool {
-        self.read().dismissed
+    /// Enters a census, which was begun before what it does not have was received.
+    pub fn enter_census(&self, database: u32, census: &Census) {
+        self.census
+            .update(|words| *words = census.to_words(database));
+        self.update(|row| {
+            row.stale = false;
+            row.census_wanted = false;
+        });
+    }
+
+    /// The latest census of `database`, whose row this is, if there has been any.
+    pub fn census(&self, database: u32) -> Option<Census> {
+        Census::from_words(self.census.read(), database)
     }
 
     /// Enters that the worker leaves because it wants to.
@@ -333,7 +356,7 @@ impl Entry {
     }
 
     fn update(&self, change: impl FnOnce(&mut Row)) {
-        self.0.update(|words| {
+        self.row.update(|words| {
             let mut row = Row::from_words(*words);
             change(&mut row);
             *words = row.to_words();
@@ -342,8 +365,8 @@ impl Entry {
 }
 
 fn vacate() {
-    if let Some(slot) = OCCUPIED.get() {
-        Entry(slot).update(|row| {
+    if let Some(entry) = OCCUPIED.get() {
+        entry.update(|row| {
             row.pid = 0;
             if row.dismissed {
                 *row = Row::default();
@@ -361,8 +384,8 @@ pub fn pay_at_exit() {
 /// it leaves when it next wakes up, and the row goes with it.
 pub fn retain(wanted: impl Fn(u32) -> bool) {
     exclusively(header().table, || {
-        for slot in slots() {
-            Entry(slot).update(|row| {
+        for entry in entries() {
+            entry.update(|row| {
                 if row.database == 0 || wanted(row.database) {
                 } else if row.pid == 0 {
                     *row = Row::default();
@@ -374,13 +397,18 @@ pub fn retain(wanted: impl Fn(u32) -> bool) {
     });
 }
 
-/// How many numbers in shared memory the registry needs.
-pub const NUMBERS: usize = 5;
-
-/// How many slots it needs for so many databases.
-pub fn slots_for(databases: usize) -> usize {
-    databases + 1
+/// What the registry needs of shared memory for so many databases; `further` numbers come
+/// after its own.
+pub fn sizes(databases: usize, further: usize) -> Sizes {
+    Sizes {
+        slots: 1 + databases,
+        wide_slots: databases,
+        numbers: NUMBERS + further,
+    }
 }
+
+/// How many numbers in shared memory the registry needs.
+pub const NUMBERS: usize = 6;
 
 /// What is not of one database.
 pub struct Header {
@@ -390,13 +418,15 @@ pub struct Header {
     used: &'static AtomicI64,
     epoch: &'static AtomicI64,
     waiting: &'static AtomicI64,
+    /// How often somebody has asked for a census.
+    requests: &'static AtomicI64,
     /// See [`crate::budget`].
     pub balance: &'static AtomicI64,
 }
 
 pub fn header() -> Header {
     let numbers = shared_slots::numbers().expect("the library is preloaded");
-    let [table, used, epoch, waiting, balance, ..] = numbers else {
+    let [table, used, epoch, waiting, requests, balance, ..] = numbers else {
         unreachable!("the registry's numbers come first");
     };
     Header {
@@ -404,6 +434,7 @@ pub fn header() -> Header {
         used,
         epoch,
         waiting,
+        requests,
         balance,
     }
 }
@@ -463,19 +494,28 @@ fn all_slots() -> &'static [Slot] {
     shared_slots::all().unwrap_or_default()
 }
 
+/// All that there is room for.
+fn all_entries() -> impl Iterator<Item = Entry> {
+    let rows = all_slots().iter().skip(1);
+    let censuses = shared_slots::all_wide().unwrap_or_default();
+    rows.zip(censuses)
+        .map(|(row, census)| Entry { row, census })
+}
+
 /// Those of databases, and free ones among them.
-fn slots() -> &'static [Slot] {
-    match all_slots() {
-        [_, databases @ ..] => &databases[..header().used.load(Ordering::Acquire) as usize],
-        [] => &[],
-    }
+fn entries() -> impl Iterator<Item = Entry> {
+    all_entries().take(used())
+}
+
+fn used() -> usize {
+    header().used.load(Ordering::Acquire) as usize
 }
 
 /// The rows of all databases that have been counted.
 pub fn counted() -> impl Iterator<Item = Row> {
     let confirmed = confirmed();
-    slots().iter().filter_map(move |slot| {
-        let mut row = Row::from_words(slot.read());
+    entries().filter_map(move |entry| {
+        let mut row = entry.read();
         row.settle(confirmed);
         (row.database != 0 && row.counted_at != 0).then_some(row)
     })
@@ -486,9 +526,9 @@ pub fn counted() -> impl Iterator<Item = Row> {
 pub fn reset(database: Option<u32>) -> bool {
     let now = clock::now();
     let mut found = false;
-    for slot in slots() {
+    for entry in entries() {
         let confirmed = confirmed();
-        Entry(slot).update(|row| {
+        entry.update(|row| {
             let wanted = database.is_none_or(|oid| oid == row.database);
             if wanted && row.database != 0 && row.counted_at != 0 {
                 row.settle(confirmed);
@@ -497,5 +537,36 @@ pub fn reset(database: Option<u32>) -> bool {
             }
         });
     }
+    found
+}
+
+/// The latest census of all databases that have been counted, by oid.
+pub fn censuses() -> impl Iterator<Item = (u32, Census)> {
+    entries().filter_map(|entry| {
+        let row = entry.read();
+        let is_counted = row.database != 0 && row.counted_at != 0;
+        let census = entry.census(row.database).filter(|_| is_counted)?;
+        Some((row.database, census))
+    })
+}
+
+/// How often somebody has asked for a census.
+pub fn census_requests() -> i64 {
+    header().requests.load(Ordering::Acquire)
+}
+
+/// Asks for a census of one database or of all. Returns whether there was one to ask for.
+pub fn request_census(database: Option<u32>) -> bool {
+    let mut found = false;
+    for entry in entries() {
+        entry.update(|row| {
+            let wanted = database.is_none_or(|oid| oid == row.database);
+            if wanted && row.database != 0 {
+                row.census_wanted = true;
+                found = true;
+            }
+        });
+    }
+    header().requests.fetch_add(1, Ordering::Release);
     found
 }

@@ -11,6 +11,7 @@
 use crate::attempts::{Attempts, RESTART_INTERVAL};
 use crate::budget;
 use crate::cadence::Cadence;
+use crate::census::{Census, Schedule};
 use crate::counter::Counter;
 use crate::registry::{self, Entry};
 use crate::report::{self, Report};
@@ -263,6 +264,9 @@ fn run(session: &Session, entry: Entry, stay: &mut Stay) -> Result<Infallible, R
     let mut cadence = Cadence::new(Instant::now(), settings::naptime());
     let mut statistics = Statistics::default();
     let mut lock = Watch::of(session.database_oid);
+    let latest = entry.census(session.database_oid);
+    let stale = entry.read().stale;
+    let mut census = Schedule::after(latest.as_ref(), stale, Instant::now());
     loop {
         if signals::terminated() {
             return Err("leaving due to SIGTERM");
@@ -271,7 +275,8 @@ fn run(session: &Session, entry: Entry, stay: &mut Stay) -> Result<Infallible, R
             settings::reload();
             cadence.set_naptime(settings::naptime());
         }
-        if entry.is_dismissed() {
+        let row = entry.read();
+        if row.dismissed {
             return Err(NOT_TO_BE_COUNTED);
         }
         if lock.is_wanted() {
@@ -294,10 +299,15 @@ fn run(session: &Session, entry: Entry, stay: &mut Stay) -> Result<Infallible, R
             if known || stay.affords_count() {
                 let tally = counter.tick(settings::skip_unchanged());
                 entry.observe(&tally, epoch);
-                if report.count(database, tally.relations) {
+                counted = tally.counted_in.is_some();
+                census.stale |= counted;
+                let latest = || {
+                    enter(entry, session, census.hurry(now));
+                    entry.census(session.database_oid)
+                };
+                if report.count(database, tally.relations, latest) {
                     entry.remember(report.said);
                 }
-                counted = tally.counted_in.is_some();
                 let duration = tally.counted_in.unwrap_or_default();
                 rest = duration * REST_FACTOR;
                 now = Instant::now();
@@ -309,10 +319,20 @@ fn run(session: &Session, entry: Entry, stay: &mut Stay) -> Result<Infallible, R
                 report::rest(database, rest);
             }
         }
+        if stay.affords_count() {
+            enter(entry, session, census.follow(row.census_wanted, now));
+        }
         if let Some(reason) = stay.is_over(now) {
             return Err(reason);
         }
         statistics.report(counted, now);
         nap::nap(cadence.time_left(now).min(lock.interval()));
+    }
+}
+
+/// Enters a census that has been taken, if one has.
+fn enter(entry: Entry, session: &Session, census: Option<Census>) {
+    if let Some(census) = census {
+        entry.enter_census(session.database_oid, &census);
     }
 }
