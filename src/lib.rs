@@ -18,7 +18,8 @@
 //! - [`server`]: the server's own facilities made safe. All `unsafe` is in there,
 //!   but for what exported symbols need.
 //!
-//! Data flows one way: settings → worker → counter → (log line, registry) → views.
+//! Data flows one way: settings → (launcher →) worker → counter → (log line, registry) →
+//! views.
 
 use crate::server::shared_slots;
 use pgrx::prelude::*;
@@ -48,18 +49,19 @@ pub extern "C-unwind" fn _PG_init() {
     settings::define();
     if server::preload::by_postmaster() {
         server::log::install();
-        let workers = match settings::databases() {
+        let max_databases = settings::max_databases();
+        let (workers, databases) = match settings::databases() {
             settings::Databases::All => {
                 launcher::register();
-                1
+                (1, max_databases)
             }
             settings::Databases::Listed(names) => {
                 worker::register_all(&names);
-                names.len()
+                (names.len(), max_databases.max(names.len()))
             }
         };
         shared_slots::request(
-            registry::slots_for(settings::max_databases()),
+            registry::slots_for(databases),
             registry::NUMBERS + workers * attempts::NUMBERS,
             on_all_libraries_loaded,
         );

@@ -5,10 +5,10 @@
 //!
 //! # Who writes a row
 //!
-//! The worker that is in the database, whose pid the row then has. While there is none,
-//! the launcher, if there is one (`databases = '*'`). Whoever makes a row, or frees it,
-//! keeps others from doing so meanwhile; a row with a pid is not freed but marked, and goes
-//! with its worker.
+//! Counts are entered by the worker that is in the database, whose pid the row then has.
+//! Anybody changes the rest, one process at a time (see [`crate::server::shared_slots`]).
+//! Whoever makes a row, or frees it, keeps others from doing so meanwhile; a row with a pid
+//! is not freed but marked, and goes with its worker.
 //!
 //! # What confirms the rows of databases that don't change
 //!
@@ -22,9 +22,9 @@
 //! A reader takes the header first and the row second, each as one update left it. Then a
 //! time that it shows was never too late, nor a mixture:
 //!
-//! - *The row follows.* It did so, or was not yet needed to, when the header that was read
-//!   was written: had the launcher known of a change by then, the row would have been
-//!   settled before, and would not follow when read. (That it has been settled, visited and
+//! - *The row follows.* When the header that was read was written, the launcher knew of no
+//!   change: otherwise it would have settled the row before, and the row would not follow
+//!   when read. (That it has been settled, visited and
 //!   made to follow again in between only makes the header older than the row: its ticks are
 //!   not beyond `base`, and count for nothing.)
 //! - *The row does not follow.* It speaks for itself.
@@ -34,12 +34,12 @@
 //!
 //! With a list of databases there is no launcher, and no row follows.
 
-use crate::budget;
 use crate::counter::Tally;
 use crate::server::clock;
 use crate::server::exit::call_at_exit;
 use crate::server::session::my_pid;
 use crate::server::shared_slots::{self, Slot, WORDS, exclusively};
+use std::collections::HashMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -121,7 +121,7 @@ impl Row {
     }
 
     /// Takes what the header says into the row, if it follows.
-    fn settle(&mut self, confirmed: Confirmed) {
+    fn take_in(&mut self, confirmed: Confirmed) {
         if self.follows && confirmed.ticks > self.base {
             self.counted_at = confirmed.at;
             self.ticks += confirmed.ticks - self.base;
@@ -210,7 +210,7 @@ const LOGGED: i64 = 16;
 #[derive(Clone, Copy)]
 pub struct Entry(&'static Slot);
 
-/// The row that this process is the worker of.
+/// The row that this process is the worker of, or would be.
 static OCCUPIED: OnceLock<&Slot> = OnceLock::new();
 
 impl Entry {
@@ -223,17 +223,37 @@ impl Entry {
 
     /// The row of `database`, which gets one if there is none. `None` if all are taken.
     pub fn find_or_take(database: u32) -> Option<Entry> {
+        Entry::find_or_take_all(&[database]).remove(&database)
+    }
+
+    /// As [`Entry::find_or_take`], for many: those that are not in the result have no row.
+    pub fn find_or_take_all(databases: &[u32]) -> HashMap<u32, Entry> {
         exclusively(header().table, || {
-            Entry::find(database).or_else(|| {
-                let free = Entry::find(0).or_else(Entry::another)?;
-                free.update(|row| {
-                    *row = Row {
-                        database,
-                        ..Row::default()
-                    }
+            let mut free = Vec::new();
+            let mut taken = HashMap::new();
+            for entry in slots().iter().map(Entry) {
+                let Row { database, .. } = entry.read();
+                if database == 0 {
+                    free.push(entry);
+                } else {
+                    taken.insert(database, entry);
+                }
+            }
+            let mut found = HashMap::new();
+            for database in databases.iter().copied() {
+                let entry = taken.remove(&database).or_else(|| {
+                    let free = free.pop().or_else(Entry::another)?;
+                    free.update(|row| {
+                        *row = Row {
+                            database,
+                            ..Row::default()
+                        }
+                    });
+                    Some(free)
                 });
-                Some(free)
-            })
+                found.extend(entry.map(|entry| (database, entry)));
+            }
+            found
         })
     }
 
@@ -249,6 +269,9 @@ impl Entry {
     /// whatever way it does. Returns whether it was needed: there is no other, and the row
     /// does not hold without one.
     pub fn occupy(&self, database: u32) -> bool {
+        // A process has one row.
+        let _ = OCCUPIED.set(self.0);
+        call_at_exit(vacate);
         let pid = my_pid();
         let mut occupied = false;
         self.update(|row| {
@@ -257,11 +280,6 @@ impl Entry {
                 row.pid = pid;
             }
         });
-        if occupied {
-            // A process has one row.
-            let _ = OCCUPIED.set(self.0);
-            call_at_exit(vacate);
-        }
         occupied
     }
 
@@ -298,11 +316,6 @@ impl Entry {
         self.read().dismissed
     }
 
-    /// Enters that the worker leaves because it wants to.
-    pub fn leave_at_ease(&self, database: u32) {
-        self.update(|row| row.left_at_ease |= row.database == database);
-    }
-
     /// Has the row be ready for a worker, which may or may not leave at ease.
     pub fn expect_worker(&self) {
         self.update(|row| row.left_at_ease = false);
@@ -327,7 +340,7 @@ impl Entry {
     pub fn settle(&self) {
         let confirmed = confirmed();
         self.update(|row| {
-            row.settle(confirmed);
+            row.take_in(confirmed);
             row.follows = false;
         });
     }
@@ -341,34 +354,43 @@ impl Entry {
     }
 }
 
+/// Enters that this process, if it is in a database, leaves because it wants to.
+pub fn leave_at_ease() {
+    update_occupied(|row| row.left_at_ease = true);
+}
+
 fn vacate() {
+    update_occupied(|row| {
+        row.pid = 0;
+        if row.dismissed {
+            *row = Row::default();
+        }
+    });
+}
+
+/// Changes the row that this process is the worker of, if it is.
+fn update_occupied(change: impl FnOnce(&mut Row)) {
     if let Some(slot) = OCCUPIED.get() {
         Entry(slot).update(|row| {
-            row.pid = 0;
-            if row.dismissed {
-                *row = Row::default();
+            if row.pid == my_pid() {
+                change(row);
             }
         });
     }
-}
-
-/// Has a worker that visits pay for all it uses until it exits, in whatever way it does.
-pub fn pay_at_exit() {
-    call_at_exit(budget::settle_up);
 }
 
 /// Frees the rows of databases that are not to be counted any more; if a worker is there,
 /// it leaves when it next wakes up, and the row goes with it.
 pub fn retain(wanted: impl Fn(u32) -> bool) {
     exclusively(header().table, || {
-        for slot in slots() {
-            Entry(slot).update(|row| {
-                if row.database == 0 || wanted(row.database) {
-                } else if row.pid == 0 {
-                    *row = Row::default();
-                } else {
-                    row.dismissed = true;
-                }
+        for entry in slots().iter().map(Entry) {
+            let Row { database, .. } = entry.read();
+            if database == 0 || wanted(database) {
+                continue;
+            }
+            entry.update(|row| match row.pid {
+                0 => *row = Row::default(),
+                _ => row.dismissed = true,
             });
         }
     });
@@ -419,15 +441,14 @@ pub fn next_epoch() {
     header().epoch.fetch_add(1, Ordering::SeqCst);
 }
 
-/// How many databases wait for a worker to come.
-pub fn waiting() -> i64 {
-    header().waiting.load(Ordering::Relaxed)
+/// Whether visits are to be short, as others wait.
+pub fn is_somebody_waiting() -> bool {
+    header().waiting.load(Ordering::Relaxed) != 0
 }
 
-pub fn set_waiting(databases: usize) {
-    let number = databases as i64;
-    if waiting() != number {
-        header().waiting.store(number, Ordering::Relaxed);
+pub fn set_somebody_waiting(is_so: bool) {
+    if is_somebody_waiting() != is_so {
+        header().waiting.store(is_so.into(), Ordering::Relaxed);
     }
 }
 
@@ -476,7 +497,7 @@ pub fn counted() -> impl Iterator<Item = Row> {
     let confirmed = confirmed();
     slots().iter().filter_map(move |slot| {
         let mut row = Row::from_words(slot.read());
-        row.settle(confirmed);
+        row.take_in(confirmed);
         (row.database != 0 && row.counted_at != 0).then_some(row)
     })
 }
@@ -491,7 +512,7 @@ pub fn reset(database: Option<u32>) -> bool {
         Entry(slot).update(|row| {
             let wanted = database.is_none_or(|oid| oid == row.database);
             if wanted && row.database != 0 && row.counted_at != 0 {
-                row.settle(confirmed);
+                row.take_in(confirmed);
                 row.reset(now);
                 found = true;
             }
