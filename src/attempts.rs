@@ -30,7 +30,7 @@ const PAUSES: [Duration; 4] = [
 ];
 
 /// How long to wait after that many failures in a row.
-pub fn pause_after(failures: i64) -> Duration {
+fn pause_after(failures: i64) -> Duration {
     let last = PAUSES.len() as i64 - 1;
     PAUSES[(failures - 1).clamp(0, last) as usize]
 }

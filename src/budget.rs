@@ -8,6 +8,7 @@
 
 use crate::registry;
 use crate::server::clock;
+use crate::server::exit::call_at_exit;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -30,11 +31,22 @@ pub fn is_overdrawn() -> bool {
 }
 
 /// Takes out what this process has used since the last call; to be called by a worker
-/// that visits, and in the end.
+/// that visits.
 pub fn settle_up() {
     let used = clock::processor_time().as_micros() as i64;
     let taken = TAKEN.swap(used, Ordering::Relaxed);
     balance().fetch_sub(used - taken, Ordering::Relaxed);
+}
+
+/// Has this process, which visits, pay for all it uses, in whatever way it exits; to be
+/// called first thing.
+pub fn pay_for_visit() {
+    settle_up();
+    // What the system does once a process has exited, it can't see. To take it down again
+    // costs about as much as it did to set it up.
+    let beginning = TAKEN.load(Ordering::Relaxed);
+    balance().fetch_sub(beginning, Ordering::Relaxed);
+    call_at_exit(settle_up);
 }
 
 /// The launcher's side of it.

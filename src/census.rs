@@ -24,8 +24,9 @@ use std::time::{Duration, Instant};
 /// An idle database is looked at at least this often.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(3 * 60 * 60);
 
-/// A census is followed by a pause of at least this many times its duration.
-const REST_FACTOR: u32 = 99;
+/// A census is followed by a pause of at least this many times its duration, and so is one
+/// that was taken for a warning, whose next may come meanwhile.
+const REST_FACTOR: u32 = 199;
 
 /// How long after a census that others' locks put off to try again.
 const NEXT_TRY: Duration = Duration::from_secs(1);
@@ -121,6 +122,8 @@ pub struct Census {
     pub taken_at: i64,
     /// How long that took, in microseconds.
     pub duration_us: i64,
+    /// The latest request that had been made before.
+    pub request: i64,
     pub kinds: Vec<Kind>,
     pub schemas: Vec<Schema>,
     /// As many as [`CATALOGS`].
@@ -139,7 +142,7 @@ const NAME_BYTES: usize = pg_sys::NAMEDATALEN as usize;
 const NAME_WORDS: usize = NAME_BYTES / size_of::<i64>();
 const SCHEMA_WORDS: usize = NAME_WORDS + 1;
 const CATALOG_WORDS: usize = 5;
-const HEAD_WORDS: usize = 4;
+const HEAD_WORDS: usize = 5;
 
 const _: () = assert!(
     HEAD_WORDS + MOST_KINDS + MOST_SCHEMAS * SCHEMA_WORDS + CATALOGS.len() * CATALOG_WORDS
@@ -199,6 +202,7 @@ impl Census {
         Ok(Census {
             taken_at,
             duration_us: started.elapsed().as_micros() as i64,
+            request: 0,
             kinds,
             schemas,
             catalogs,
@@ -212,6 +216,7 @@ impl Census {
             database.into(),
             self.taken_at,
             self.duration_us,
+            self.request,
             self.has_statistics.into(),
         ];
         let kinds = self.kinds.iter().map(|kind| {
@@ -251,7 +256,8 @@ impl Census {
 
     /// `None` if it is not of `database`.
     pub fn from_words(words: [i64; WIDE_WORDS], database: u32) -> Option<Census> {
-        let (&[of, taken_at, duration_us, has_statistics], rest) = words.split_first_chunk()?;
+        let (&[of, taken_at, duration_us, request, has_statistics], rest) =
+            words.split_first_chunk()?;
         if of != i64::from(database) || taken_at == 0 {
             return None;
         }
@@ -296,6 +302,7 @@ impl Census {
         Some(Census {
             taken_at,
             duration_us,
+            request,
             kinds: kinds.collect(),
             schemas: schemas.collect(),
             catalogs: catalogs.collect(),
@@ -362,6 +369,10 @@ fn padded(words: impl Iterator<Item = i64>, length: usize) -> impl Iterator<Item
 pub struct Schedule {
     /// When the latest was taken, and how long it took.
     latest: Option<(Instant, Duration)>,
+    /// The same of the latest one that was taken for a warning, by this process.
+    hurried: Option<(Instant, Duration)>,
+    /// The latest request that it was for.
+    served: i64,
     /// Whether the database has been counted again since then.
     pub stale: bool,
     /// No census before this.
@@ -371,6 +382,7 @@ pub struct Schedule {
 impl Schedule {
     /// That of a database with this latest census.
     pub fn after(latest: Option<&Census>, stale: bool, now: Instant) -> Schedule {
+        let served = latest.map_or(0, |census| census.request);
         let latest = latest.map(|census| {
             let age = Duration::from_micros((clock::now() - census.taken_at).max(0) as u64);
             // An age beyond the clock's start is as good as none.
@@ -379,6 +391,8 @@ impl Schedule {
         });
         Schedule {
             latest,
+            served,
+            hurried: None,
             stale,
             not_before: None,
         }
@@ -406,22 +420,34 @@ impl Schedule {
         self.not_before.is_none_or(|time| now >= time)
     }
 
-    /// Whether the pause after the latest one is over, however short the naptime.
-    fn is_rested(&self, now: Instant) -> bool {
-        self.latest
-            .is_none_or(|(taken, duration)| now >= taken + duration * REST_FACTOR)
+    /// Whether that request, if any, has not been met.
+    pub fn is_asked(&self, request: i64) -> bool {
+        request > self.served
     }
 
-    /// Takes a census if it is due, or if somebody has asked for one. Returns it if it did.
-    pub fn follow(&mut self, wanted: bool, now: Instant) -> Option<Census> {
-        let due = self.is_due(now) || wanted && self.is_allowed(now);
-        due.then(|| self.take(now)).flatten()
+    /// Takes a census if it is due, or if somebody has asked for one; `request` is the latest
+    /// request. Returns it if it did.
+    pub fn follow(&mut self, request: i64, now: Instant) -> Option<Census> {
+        let due = self.is_due(now) || self.is_asked(request) && self.is_allowed(now);
+        let mut census = due.then(|| self.take(now)).flatten()?;
+        self.served = request;
+        census.request = request;
+        Some(census)
     }
 
     /// Takes a census ahead of its time, for a warning, unless it would be too much.
     pub fn hurry(&mut self, now: Instant) -> Option<Census> {
-        let allowed = settings::census_naptime().is_some() && self.is_rested(now);
-        allowed.then(|| self.take(now)).flatten()
+        let is_over = |(taken, duration)| now >= taken + duration * REST_FACTOR;
+        let allowed = settings::census_naptime().is_some() && self.hurried.is_none_or(is_over);
+        let census = allowed.then(|| self.take(now)).flatten();
+        let census = census.map(|census| Census {
+            request: self.served,
+            ..census
+        });
+        if census.is_some() {
+            self.hurried = self.latest;
+        }
+        census
     }
 
     fn take(&mut self, now: Instant) -> Option<Census> {
@@ -447,6 +473,7 @@ mod tests {
         Census {
             taken_at: clock::now(),
             duration_us: 2_000_000,
+            request: 11,
             kinds: vec![
                 Kind {
                     relkind: b'r',
@@ -510,10 +537,10 @@ mod tests {
         assert!(is_about(pause(&schedule), LONGEST_PAUSE));
         schedule.stale = true;
         assert!(is_about(pause(&schedule), minute));
-        // Two seconds of work are a hundredth of 200.
-        census.duration_us = 2_000_000;
+        // A second of work is half a hundredth of 200.
+        census.duration_us = 1_000_000;
         let schedule = Schedule::after(Some(&census), true, now);
-        assert!(is_about(pause(&schedule), Duration::from_secs(198)));
+        assert!(is_about(pause(&schedule), Duration::from_secs(199)));
         assert_eq!(Schedule::after(None, false, now).due(minute), None);
     }
 }

@@ -4,7 +4,8 @@
 //! The launcher receives what is announced of *all* databases' `pg_class` (see
 //! [`crate::server::listening`]). A database of which nothing has been announced needs no
 //! worker: its last count holds, and the launcher confirms it at each tick, all of them at
-//! once, at the same cost however many there are (see [`crate::registry`]). One that has
+//! once, at the same cost however many there are (see [`crate::registry`]), unless a line
+//! for each is asked for. One that has
 //! changed, or was never counted, is visited by a worker, which counts and stays for a
 //! while (see [`crate::worker`]). So what we cost depends on what changes, and not on how
 //! much there is.
@@ -58,10 +59,11 @@
 //! At a tick, all that have changed since their last count begin to wait; those that were
 //! never counted at once. There are at most `max_workers` visits at a time, the longest
 //! waiting first, while the [`crate::budget`] is not overdrawn. When others wait, a visiting
-//! worker leaves as soon as it has counted, so that none starves. A database whose lock
-//! somebody holds keeps its place until that is gone, or takes long. A visit that waits for a lock for long
-//! is ended when others wait. One that has failed is tried less and less often, until one
-//! succeeds or the row of `pg_database` changes.
+//! worker leaves as soon as it has counted, so that none starves; and it waits for no lock
+//! for long (see [`session::visit`]). A database whose lock somebody holds keeps its place
+//! until that is gone, or takes long. One whose visit has failed is tried less and less
+//! often, until one succeeds; sooner once the row of `pg_database` changes, but never at
+//! once: its owner can have both happen as often as she likes.
 
 use crate::attempts::{Attempts, RESTART_INTERVAL};
 use crate::budget::{self, Income};
@@ -94,8 +96,12 @@ const LONGEST_NAP: Duration = Duration::from_secs(1);
 /// How long all slots for workers may be somebody else's before that is worth a warning.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long a visit may wait for a lock while others wait for it to end.
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// The databases are listed no more often than this, whatever happens to them.
+const LISTING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long after databases were left without a row to look for one again: rows come free
+/// when workers leave, too.
+const ROW_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long after the first failure in a row, the second, and so on to visit again.
 const PAUSES: [Duration; 6] = [
@@ -161,13 +167,14 @@ pub extern "C-unwind" fn count_relations_launcher_main(_argument: pg_sys::Datum)
         let confirmed_at = clock::now();
         launcher.receive();
         launcher.follow_visits();
-        let access_changed = match role_name {
+        launcher.listing_due |= match role_name {
             // Who may connect to everything, whatever the roles.
             None => invalidation::take_pg_database_change(),
             Some(_) => invalidation::take_access_change(),
         };
         // An interrupted DROP DATABASE is announced by some versions only.
-        let listing = access_changed || launcher.has_failures();
+        launcher.listing_due |= launcher.has_failures();
+        let listing = launcher.takes_listing(now);
         if listing {
             if role_to_connect_as(role_name.as_deref()) != Some(role) {
                 session::leave(format_args!(
@@ -177,10 +184,10 @@ pub extern "C-unwind" fn count_relations_launcher_main(_argument: pg_sys::Datum)
             }
             launcher.receive();
             launcher.take_on(all_databases(role), now);
+            launcher.say_failures();
         }
         attempts.succeed();
-        launcher.say_failures();
-        launcher.end_epoch(is_due.then_some(confirmed_at));
+        launcher.end_epoch(now, is_due.then_some(confirmed_at));
         if is_due {
             cadence.advance(now, now);
         }
@@ -209,28 +216,54 @@ struct Database {
     place: Option<u64>,
     /// The visit that is under way.
     visit: Option<Visit>,
-    /// How many visits have failed in a row.
+    past: Past,
+    report: Option<Report>,
+}
+
+/// What has become of visits to a database.
+#[derive(Clone, Copy, Default)]
+struct Past {
+    /// How many have failed in a row.
     failures: usize,
-    /// When the latest visit began.
-    visited_at: Option<Instant>,
     /// No visit before this.
     not_before: Option<Instant>,
-    report: Option<Report>,
+}
+
+impl Past {
+    /// Takes notice of a visit that did nothing.
+    fn fail(&mut self, now: Instant) {
+        let pause = PAUSES[self.failures.min(PAUSES.len() - 1)];
+        self.failures += 1;
+        self.not_before = Some(now + pause);
+    }
+
+    /// Takes notice of a visit to a database that is not to be counted any more, for now.
+    fn end_early(&mut self, has_counted: bool, now: Instant) {
+        if has_counted {
+            self.failures = 0;
+            self.not_before = Some(now + PAUSES[0]);
+        } else {
+            self.fail(now);
+        }
+    }
+
+    /// Has the next visit be soon, as somebody has changed something.
+    fn cut_short(&mut self, now: Instant) {
+        self.not_before = self.not_before.map(|time| time.min(now + PAUSES[0]));
+    }
 }
 
 /// What is remembered for a while of a database that is not counted any more, so that one
 /// that comes and goes, as its owner likes, costs no more than one that fails.
 struct Departed {
     at: Instant,
-    visited_at: Option<Instant>,
+    past: Past,
     /// When it was last said that it is not counted any more.
     said_at: Option<Instant>,
 }
 
 struct Visit {
     worker: DynamicWorker,
-    /// Since when it has been seen to wait for a lock, if it does.
-    waits_since: Option<Instant>,
     /// What the database's `changed_in` was when it began, and its version.
     changed_in: i64,
     version: (u32, u32, u16),
@@ -245,9 +278,17 @@ struct Launcher {
     /// Those that were counted a while ago, by oid.
     departed: HashMap<u32, Departed>,
     /// Visits to those that are still under way.
-    departing: Vec<DynamicWorker>,
+    departing: Vec<(u32, DynamicWorker)>,
+    /// Whether they are to be listed again, and when they last were.
+    listing_due: bool,
+    listed_at: Option<Instant>,
+    /// Those for which there was no row, and when that was last looked at.
+    rowless: BTreeSet<u32>,
+    rows_sought_at: Option<Instant>,
     /// Those whose count does not hold by itself, or has not been found to.
     restless: BTreeSet<u32>,
+    /// Those among them in which a worker is, or to which one is on its way.
+    visited: BTreeSet<u32>,
     /// Those that wait for a worker, by their place.
     queue: BTreeMap<u64, u32>,
     /// The next place.
@@ -259,8 +300,6 @@ struct Launcher {
     /// The locks of databases that wait for a worker because somebody holds theirs.
     locks: HashMap<u32, Watch>,
     income: Income,
-    /// How many workers are in databases, or on their way.
-    visits: usize,
     /// Those whose visit has failed just now.
     failed: Vec<u32>,
     /// Since when there has been no slot for any worker of ours.
@@ -278,14 +317,18 @@ impl Launcher {
             databases: HashMap::new(),
             departed: HashMap::new(),
             departing: Vec::new(),
+            listing_due: true,
+            listed_at: None,
+            rowless: BTreeSet::new(),
+            rows_sought_at: None,
             restless: BTreeSet::new(),
+            visited: BTreeSet::new(),
             queue: BTreeMap::new(),
             place: 0,
             censuses: BTreeSet::new(),
             census_requests: registry::census_requests(),
             locks: HashMap::new(),
             income: Income::new(Instant::now()),
-            visits: 0,
             failed: Vec::new(),
             out_of_slots_since: None,
             out_of_slots: Alarm::default(),
@@ -319,8 +362,8 @@ impl Launcher {
             return;
         };
         database.changed_in = registry::epoch();
-        if self.restless.insert(oid)
-            && let Some(entry) = database.entry
+        if let Some(entry) = database.entry
+            && self.restless.insert(oid)
         {
             entry.settle();
         }
@@ -339,12 +382,14 @@ impl Launcher {
         };
         let now = Instant::now();
         let row = entry.read();
-        let due = settings::census_naptime().map(|naptime| {
-            let schedule = Schedule::after(entry.census(oid).as_ref(), row.stale, now);
-            // The latest visit has not come to it.
-            schedule.due(naptime).unwrap_or(now).max(now + naptime)
-        });
-        database.census_due = if row.census_wanted { Some(now) } else { due };
+        let schedule = Schedule::after(entry.census(oid).as_ref(), row.stale, now);
+        database.census_due = if schedule.is_asked(row.requested) {
+            Some(now)
+        } else {
+            // If it is due at once, the latest visit has not come to it.
+            let due = |naptime| schedule.due(naptime).unwrap_or(now).max(now + naptime);
+            settings::census_naptime().map(due)
+        };
         self.censuses
             .extend(database.census_due.map(|due| (due, oid)));
     }
@@ -374,7 +419,7 @@ impl Launcher {
 
     /// Finds out what became of visits that have ended.
     fn follow_visits(&mut self) {
-        for oid in self.restless.iter().copied().collect::<Vec<_>>() {
+        for oid in self.visited.iter().copied().collect::<Vec<_>>() {
             let Some(database) = self.databases.get_mut(&oid) else {
                 continue;
             };
@@ -384,34 +429,49 @@ impl Launcher {
             let Some(row) = database.entry.map(|entry| entry.read()) else {
                 continue;
             };
-            if row.database == oid && row.covered > visit.changed_in {
-                database.failures = 0;
+            if row.database != oid {
                 continue;
             }
-            // One that met what has been changed since says nothing about what is now.
-            if !row.left_at_ease && visit.version == database.version {
-                let pause = PAUSES[database.failures.min(PAUSES.len() - 1)];
-                database.failures += 1;
-                database.not_before = Some(Instant::now() + pause);
-                self.failed.push(oid);
+            if row.covered > visit.changed_in {
+                database.past = Past::default();
+                continue;
+            }
+            // Perhaps it met another one.
+            if !row.left_at_ease && row.pid == 0 {
+                let said = database.past.failures > 0;
+                // One that met what has been changed since says nothing about what is now.
+                if visit.version == database.version && !said {
+                    self.failed.push(oid);
+                }
+                database.past.fail(Instant::now());
             }
             self.enqueue(oid);
         }
     }
 
-    /// Whether a visit has failed that nothing has been said about.
+    /// Whether a visit has failed that nothing has been said about: perhaps the database is
+    /// gone.
     fn has_failures(&self) -> bool {
         !self.failed.is_empty()
     }
 
     fn say_failures(&mut self) {
         for oid in std::mem::take(&mut self.failed) {
-            if let Some(database) = self.databases.get(&oid)
-                && database.failures == 1
-            {
+            if let Some(database) = self.databases.get(&oid) {
                 report::visit_failed(&database.name.to_string_lossy());
             }
         }
+    }
+
+    /// Whether it is time to list the databases, as something has changed.
+    fn takes_listing(&mut self, now: Instant) -> bool {
+        let is_over = |listed_at| now - listed_at >= LISTING_INTERVAL;
+        let takes = self.listing_due && self.listed_at.is_none_or(is_over);
+        if takes {
+            self.listing_due = false;
+            self.listed_at = Some(now);
+        }
+        takes
     }
 
     /// Takes on what has become of the databases of the server.
@@ -437,7 +497,9 @@ impl Launcher {
                 report::left_out(&database.name.to_string_lossy());
             }
         }
-        self.restless.retain(|oid| wanted.contains(oid));
+        for set in [&mut self.rowless, &mut self.restless, &mut self.visited] {
+            set.retain(|oid| wanted.contains(oid));
+        }
         self.queue.retain(|_, oid| wanted.contains(oid));
         for new in listed {
             match self.databases.get_mut(&new.oid) {
@@ -445,16 +507,13 @@ impl Launcher {
                 Some(database) => {
                     database.name = new.name;
                     database.version = new.version;
-                    if database.failures > 0 {
-                        database.failures = 0;
-                        database.not_before = next_visit(database.visited_at);
-                    }
+                    database.past.cut_short(now);
                     database.report = None;
                     self.touch(new.oid);
                 }
                 None => {
                     let departed = self.departed.get(&new.oid);
-                    let visited_at = departed.and_then(|departed| departed.visited_at);
+                    let past = departed.map(|departed| departed.past);
                     let database = Database {
                         name: new.name,
                         version: new.version,
@@ -463,17 +522,15 @@ impl Launcher {
                         census_due: None,
                         place: None,
                         visit: None,
-                        failures: 0,
-                        visited_at,
-                        not_before: next_visit(visited_at),
+                        past: past.unwrap_or_default(),
                         report: None,
                     };
                     self.databases.insert(new.oid, database);
-                    self.restless.insert(new.oid);
+                    self.rowless.insert(new.oid);
                 }
             }
         }
-        self.take_rows();
+        self.take_rows(now);
         if self.cannot_connect.rings(others.len()) {
             let names = names(others.iter().map(|database| &database.name));
             report::cannot_connect(&self.role_name, &names, total);
@@ -485,79 +542,110 @@ impl Launcher {
         self.departed
             .retain(|_, departed| now - departed.at < MEMORY);
         let gone = self.databases.extract_if(|oid, _| !wanted.contains(oid));
-        for (oid, database) in gone {
-            self.departing
-                .extend(database.visit.map(|visit| visit.worker));
+        for (oid, mut database) in gone {
+            if let Some(visit) = database.visit {
+                database
+                    .past
+                    .end_early(has_counted(&visit, database.entry), now);
+                self.departing.push((oid, visit.worker));
+            }
             let departed = self.departed.entry(oid).or_insert(Departed {
                 at: now,
-                visited_at: None,
+                past: database.past,
                 said_at: None,
             });
             departed.at = now;
-            departed.visited_at = database.visited_at;
+            departed.past = database.past;
         }
     }
 
     /// Sees to it that all databases have a row, as long as there are some.
-    fn take_rows(&mut self) {
-        let mut without = Vec::new();
-        for oid in &self.restless {
-            let Some(database) = self.databases.get_mut(oid) else {
-                continue;
-            };
-            if database.entry.is_none() {
-                database.entry = Entry::find_or_take(*oid);
-                match database.entry {
-                    // One that an earlier launcher knew may follow the header.
-                    Some(entry) => entry.settle(),
-                    None => without.push(database.name.clone()),
-                }
+    fn take_rows(&mut self, now: Instant) {
+        self.rows_sought_at = Some(now);
+        let rowless: Vec<u32> = self.rowless.iter().copied().collect();
+        for (oid, entry) in Entry::find_or_take_all(&rowless) {
+            self.rowless.remove(&oid);
+            if let Some(database) = self.databases.get_mut(&oid) {
+                // One that an earlier launcher knew may follow the header.
+                entry.settle();
+                database.entry = Some(entry);
+                self.restless.insert(oid);
+                self.enqueue(oid);
             }
         }
-        if self.too_many.rings(without.len()) {
+        if self.too_many.rings(self.rowless.len()) {
+            let databases = &self.databases;
+            let rowless = self.rowless.iter().filter_map(|oid| databases.get(oid));
+            let names = names(rowless.map(|database| &database.name));
             let max_databases = settings::max_databases();
-            report::too_many_databases(&names(&without), self.databases.len(), max_databases);
+            report::too_many_databases(&names, databases.len(), max_databases);
         }
     }
 
     /// Ends the epoch, confirms at a tick those that have needed no worker all the time,
     /// and finds out which others need none any more, and which wait for one.
-    fn end_epoch(&mut self, confirmed_at: Option<i64>) {
+    fn end_epoch(&mut self, now: Instant, confirmed_at: Option<i64>) {
         let is_due = confirmed_at.is_some();
-        if is_due {
-            self.take_rows();
-            if !settings::skip_unchanged() {
-                self.touch_all();
-            }
+        let is_over = |sought_at| now - sought_at >= ROW_INTERVAL;
+        if !self.rowless.is_empty() && self.rows_sought_at.is_none_or(is_over) {
+            self.take_rows(now);
+        }
+        if is_due && !settings::skip_unchanged() {
+            self.touch_all();
         }
         registry::next_epoch();
         if let Some(confirmed_at) = confirmed_at {
             registry::confirm(confirmed_at);
         }
-        self.departing.retain(|worker| !worker.has_ended());
-        self.visits = self.departing.len();
-        for oid in self.restless.iter().copied().collect::<Vec<_>>() {
-            let Some(database) = self.databases.get_mut(&oid) else {
-                continue;
-            };
-            let Some(entry) = database.entry else {
-                continue;
-            };
-            let row = entry.read();
-            if row.database != oid {
-                // It went with a worker that had been told to leave.
-                database.entry = None;
-            } else if row.pid != 0 || database.visit.is_some() {
-                self.visits += 1;
-            } else if entry.follow(database.changed_in) {
-                database.failures = 0;
-                self.restless.remove(&oid);
-                self.dequeue(oid);
-                self.expect_census(oid);
-            } else if is_due || row.counted_at == 0 {
-                self.enqueue(oid);
-            }
+        self.departing.retain(|(_, worker)| !worker.has_ended());
+        // Between ticks, only what becomes of visits is of interest.
+        let looked_at = if is_due {
+            &self.restless
+        } else {
+            &self.visited
+        };
+        for oid in looked_at.iter().copied().collect::<Vec<_>>() {
+            self.look_at(oid);
         }
+    }
+
+    /// Finds out whether a database that is not known to need no worker needs one.
+    fn look_at(&mut self, oid: u32) {
+        let Some(database) = self.databases.get_mut(&oid) else {
+            return;
+        };
+        let Some(entry) = database.entry else {
+            return;
+        };
+        let row = entry.read();
+        let is_visited = database.visit.is_some() || row.database == oid && row.pid != 0;
+        if is_visited {
+            self.visited.insert(oid);
+            return;
+        }
+        self.visited.remove(&oid);
+        if row.database != oid {
+            // It went with a worker that had been told to leave.
+            database.entry = None;
+            self.restless.remove(&oid);
+            self.dequeue(oid);
+            self.rowless.insert(oid);
+        } else if entry.follow(database.changed_in) {
+            database.past = Past::default();
+            self.restless.remove(&oid);
+            self.dequeue(oid);
+            self.expect_census(oid);
+        } else {
+            self.enqueue(oid);
+        }
+    }
+
+    /// How many workers are in databases, or on their way.
+    fn visits(&self) -> usize {
+        let departing = self.departing.iter();
+        // Those that are wanted again have been counted.
+        let departing = departing.filter(|(oid, _)| !self.visited.contains(oid));
+        self.visited.len() + departing.count()
     }
 
     fn enqueue(&mut self, oid: u32) {
@@ -593,7 +681,7 @@ impl Launcher {
             let row = entry.read();
             let report = database.report.get_or_insert_default();
             report.said = row.said;
-            let census = || entry.census(*oid);
+            let census = || entry.census_if_fresh(*oid);
             if report.count(&database.name.to_string_lossy(), row.relations, census) {
                 entry.remember(report.said);
             }
@@ -605,107 +693,89 @@ impl Launcher {
     fn send_workers(&mut self, now: Instant) -> Duration {
         self.income.pay(now);
         let mut nap = LONGEST_NAP;
-        let mut free = settings::max_workers().saturating_sub(self.visits);
+        let mut free = settings::max_workers().saturating_sub(self.visits());
+        let mut sent = Vec::new();
+        let mut waiting = None;
         let mut blocked = false;
-        let mut waiting = Vec::new();
-        let databases = &mut self.databases;
-        let locks = &mut self.locks;
-        let restless = &mut self.restless;
-        self.queue.retain(|_, oid| {
-            let Some(database) = databases.get_mut(oid) else {
-                return false;
+        for (place, oid) in &self.queue {
+            let Some(database) = self.databases.get_mut(oid) else {
+                continue;
             };
+            if let Some(end) = database.past.not_before.filter(|end| *end > now) {
+                nap = nap.min(end - now);
+                continue;
+            }
             let Some(entry) = database.entry else {
-                return true;
+                continue;
             };
-            let pause = database
-                .not_before
-                .map(|end| end.saturating_duration_since(now));
-            if let Some(pause) = pause.filter(|pause| !pause.is_zero()) {
-                nap = nap.min(pause);
-                return true;
+            if entry.read().pid != 0 {
+                continue;
             }
-            let may_go = free > 0 && !blocked && !budget::is_overdrawn();
-            if (may_go || locks.contains_key(oid)) && is_held(locks, *oid) {
-                return true;
+            if is_held(&mut self.locks, *oid) {
+                continue;
             }
-            if may_go {
-                // One that is at rest is visited for a census.
-                if restless.insert(*oid) {
-                    entry.settle();
-                }
-                entry.expect_worker();
-                if let Some(worker) = worker::launch(*oid, self.role, &database.name) {
-                    let changed_in = database.changed_in;
-                    database.visit = Some(Visit {
-                        worker,
-                        waits_since: None,
-                        changed_in,
-                        version: database.version,
-                    });
-                    database.place = None;
-                    database.visited_at = Some(now);
-                    free -= 1;
-                    self.visits += 1;
-                    return false;
-                }
+            if free == 0 || budget::is_overdrawn() {
+                waiting = Some(*place);
+                break;
+            }
+            // One that is at rest is visited for a census.
+            if self.restless.insert(*oid) {
+                entry.settle();
+            }
+            entry.expect_worker();
+            let Some(worker) = worker::launch(*oid, self.role, &database.name) else {
+                waiting = Some(*place);
                 blocked = true;
-            }
-            waiting.push(*oid);
-            true
+                break;
+            };
+            database.visit = Some(Visit {
+                worker,
+                changed_in: database.changed_in,
+                version: database.version,
+            });
+            self.visited.insert(*oid);
+            sent.push(*oid);
+            free -= 1;
+        }
+        for oid in sent {
+            self.dequeue(oid);
+            self.locks.remove(&oid);
+        }
+        let databases = &self.databases;
+        self.locks.retain(|oid, _| {
+            let database = databases.get(oid);
+            database.is_some_and(|database| database.place.is_some())
         });
-        locks.retain(|oid, _| {
-            databases
-                .get(oid)
-                .is_some_and(|database| database.place.is_some())
-        });
-        registry::set_waiting(waiting.len());
-        if !waiting.is_empty() && budget::is_overdrawn() {
+        // When fewer workers are allowed than there are, some have to go.
+        let too_many = self.visits() > settings::max_workers();
+        registry::set_somebody_waiting(waiting.is_some() || too_many);
+        if waiting.is_some() && budget::is_overdrawn() {
             nap = nap.min(self.income.time_left());
         }
-        self.warn_of_shortage(blocked, &waiting, now);
-        if !waiting.is_empty() && free == 0 {
-            self.call_back(now);
+        if waiting.is_none() || self.visits() > 0 {
+            self.out_of_slots_since = None;
+            self.out_of_slots.rings(0);
+        } else if let Some(first) = waiting.filter(|_| blocked) {
+            self.warn_of_shortage(first, now);
         }
         nap
     }
 
-    /// Ends visits that wait for a lock, perhaps on `pg_class`, while others wait for them.
-    fn call_back(&mut self, now: Instant) {
-        for oid in &self.restless {
-            let database = self.databases.get_mut(oid);
-            let Some(visit) = database.and_then(|database| database.visit.as_mut()) else {
-                continue;
-            };
-            if !visit.worker.waits_for_lock() {
-                visit.waits_since = None;
-            } else if now - *visit.waits_since.get_or_insert(now) >= LONGEST_WAIT {
-                visit.worker.terminate();
-            }
-        }
-    }
-
-    /// Warns if there has been no slot for any worker of ours for long.
-    fn warn_of_shortage(&mut self, blocked: bool, waiting: &[u32], now: Instant) {
-        if !blocked || self.visits > 0 {
-            if self.visits > 0 || waiting.is_empty() {
-                self.out_of_slots_since = None;
-                self.out_of_slots.rings(0);
-            }
-            return;
-        }
+    /// Warns if there has been no slot for any worker of ours for long; `first` is the place
+    /// of the first that waits for one.
+    fn warn_of_shortage(&mut self, first: u64, now: Instant) {
         let since = *self.out_of_slots_since.get_or_insert(now);
-        if now - since >= PATIENCE && self.out_of_slots.rings(waiting.len()) {
-            let waiting = waiting.iter().map(|oid| &self.databases[oid].name);
-            report::out_of_slots(&names(waiting), self.databases.len());
+        let waiting = || self.queue.range(first..).map(|(_, oid)| oid);
+        if now - since >= PATIENCE && self.out_of_slots.rings(waiting().count()) {
+            let names = names(waiting().map(|oid| &self.databases[oid].name));
+            report::out_of_slots(&names, self.databases.len());
         }
     }
 }
 
-/// When to visit a database at the earliest that was visited then, and about which
-/// somebody has changed something since.
-fn next_visit(visited_at: Option<Instant>) -> Option<Instant> {
-    visited_at.map(|visited_at| visited_at + PAUSES[0])
+/// Whether the visit to the database with this row has counted anything by now.
+fn has_counted(visit: &Visit, entry: Option<Entry>) -> bool {
+    entry.is_some_and(|entry| entry.read().covered > visit.changed_in)
 }
 
 /// Whether somebody holds the lock of a database: a worker would only wait, and fail
@@ -713,11 +783,7 @@ fn next_visit(visited_at: Option<Instant>) -> Option<Instant> {
 /// the lock changes hands.
 fn is_held(locks: &mut HashMap<u32, Watch>, database: u32) -> bool {
     let lock = locks.entry(database).or_insert_with(|| Watch::of(database));
-    let held = lock.is_held() && !lock.is_held_for_long();
-    if !held {
-        locks.remove(&database);
-    }
-    held
+    lock.is_held() && !lock.is_held_for_long()
 }
 
 fn names<'a>(names: impl IntoIterator<Item = &'a CString>) -> Vec<Cow<'a, str>> {

@@ -19,7 +19,8 @@
 //! - [`server`]: the server's own facilities made safe. All `unsafe` is in there,
 //!   but for what exported symbols need.
 //!
-//! Data flows one way: settings → worker → counter, census → (log line, registry) → views.
+//! Data flows one way: settings → (launcher →) worker → counter, census → (log line,
+//! registry) → views.
 
 use crate::server::shared_slots;
 use pgrx::prelude::*;
@@ -50,18 +51,19 @@ pub extern "C-unwind" fn _PG_init() {
     settings::define();
     if server::preload::by_postmaster() {
         server::log::install();
-        let workers = match settings::databases() {
+        let max_databases = settings::max_databases();
+        let (workers, databases) = match settings::databases() {
             settings::Databases::All => {
                 launcher::register();
-                1
+                (1, max_databases)
             }
             settings::Databases::Listed(names) => {
                 worker::register_all(&names);
-                names.len()
+                (names.len(), max_databases.max(names.len()))
             }
         };
         shared_slots::request(
-            registry::sizes(settings::max_databases(), workers * attempts::NUMBERS),
+            registry::sizes(databases, workers * attempts::NUMBERS),
             on_all_libraries_loaded,
         );
     }

@@ -5,10 +5,10 @@
 //!
 //! # Who writes a row
 //!
-//! The worker that is in the database, whose pid the row then has. While there is none,
-//! the launcher, if there is one (`databases = '*'`). Whoever makes a row, or frees it,
-//! keeps others from doing so meanwhile; a row with a pid is not freed but marked, and goes
-//! with its worker.
+//! Counts are entered by the worker that is in the database, whose pid the row then has.
+//! Anybody changes the rest, one process at a time (see [`crate::server::shared_slots`]).
+//! Whoever makes a row, or frees it, keeps others from doing so meanwhile; a row with a pid
+//! is not freed but marked, and goes with its worker.
 //!
 //! # What confirms the rows of databases that don't change
 //!
@@ -22,9 +22,9 @@
 //! A reader takes the header first and the row second, each as one update left it. Then a
 //! time that it shows was never too late, nor a mixture:
 //!
-//! - *The row follows.* It did so, or was not yet needed to, when the header that was read
-//!   was written: had the launcher known of a change by then, the row would have been
-//!   settled before, and would not follow when read. (That it has been settled, visited and
+//! - *The row follows.* When the header that was read was written, the launcher knew of no
+//!   change: otherwise it would have settled the row before, and the row would not follow
+//!   when read. (That it has been settled, visited and
 //!   made to follow again in between only makes the header older than the row: its ticks are
 //!   not beyond `base`, and count for nothing.)
 //! - *The row does not follow.* It speaks for itself.
@@ -34,13 +34,13 @@
 //!
 //! With a list of databases there is no launcher, and no row follows.
 
-use crate::budget;
 use crate::census::Census;
 use crate::counter::Tally;
 use crate::server::clock;
 use crate::server::exit::call_at_exit;
 use crate::server::session::my_pid;
 use crate::server::shared_slots::{self, Sizes, Slot, WORDS, WideSlot, exclusively};
+use std::collections::HashMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -82,8 +82,8 @@ pub struct Row {
     pub left_at_ease: bool,
     /// Whether the database has been counted again since its latest census.
     pub stale: bool,
-    /// Whether somebody has asked for a census.
-    pub census_wanted: bool,
+    /// The latest request for a census; 0 if there was none.
+    pub requested: i64,
     /// The epoch that the count covers; see [`epoch`].
     pub covered: i64,
     /// Whether the header's ticks are this row's too.
@@ -127,7 +127,7 @@ impl Row {
     }
 
     /// Takes what the header says into the row, if it follows.
-    fn settle(&mut self, confirmed: Confirmed) {
+    fn take_in(&mut self, confirmed: Confirmed) {
         if self.follows && confirmed.ticks > self.base {
             self.counted_at = confirmed.at;
             self.ticks += confirmed.ticks - self.base;
@@ -153,6 +153,7 @@ impl Row {
             covered,
             base,
             last_logged,
+            requested,
         ] = words;
         Row {
             database: database as u32,
@@ -170,7 +171,7 @@ impl Row {
             dismissed: flags & DISMISSED != 0,
             left_at_ease: flags & LEFT_AT_EASE != 0,
             stale: flags & STALE != 0,
-            census_wanted: flags & CENSUS_WANTED != 0,
+            requested,
             covered,
             follows: flags & FOLLOWS != 0,
             base,
@@ -199,13 +200,13 @@ impl Row {
             flag(self.dismissed, DISMISSED)
                 | flag(self.left_at_ease, LEFT_AT_EASE)
                 | flag(self.stale, STALE)
-                | flag(self.census_wanted, CENSUS_WANTED)
                 | flag(self.follows, FOLLOWS)
                 | flag(self.said.warned, WARNED)
                 | flag(self.said.last_logged.is_some(), LOGGED),
             self.covered,
             self.base,
             self.said.last_logged.unwrap_or_default(),
+            self.requested,
         ]
     }
 }
@@ -216,7 +217,6 @@ const FOLLOWS: i64 = 4;
 const WARNED: i64 = 8;
 const LOGGED: i64 = 16;
 const STALE: i64 = 32;
-const CENSUS_WANTED: i64 = 64;
 
 /// A database's row, and its census.
 #[derive(Clone, Copy)]
@@ -225,7 +225,7 @@ pub struct Entry {
     census: &'static WideSlot,
 }
 
-/// The row that this process is the worker of.
+/// The row that this process is the worker of, or would be.
 static OCCUPIED: OnceLock<Entry> = OnceLock::new();
 
 impl Entry {
@@ -236,17 +236,37 @@ impl Entry {
 
     /// The row of `database`, which gets one if there is none. `None` if all are taken.
     pub fn find_or_take(database: u32) -> Option<Entry> {
+        Entry::find_or_take_all(&[database]).remove(&database)
+    }
+
+    /// As [`Entry::find_or_take`], for many: those that are not in the result have no row.
+    pub fn find_or_take_all(databases: &[u32]) -> HashMap<u32, Entry> {
         exclusively(header().table, || {
-            Entry::find(database).or_else(|| {
-                let free = Entry::find(0).or_else(Entry::another)?;
-                free.update(|row| {
-                    *row = Row {
-                        database,
-                        ..Row::default()
-                    }
+            let mut free = Vec::new();
+            let mut taken = HashMap::new();
+            for entry in entries() {
+                let Row { database, .. } = entry.read();
+                if database == 0 {
+                    free.push(entry);
+                } else {
+                    taken.insert(database, entry);
+                }
+            }
+            let mut found = HashMap::new();
+            for database in databases.iter().copied() {
+                let entry = taken.remove(&database).or_else(|| {
+                    let free = free.pop().or_else(Entry::another)?;
+                    free.update(|row| {
+                        *row = Row {
+                            database,
+                            ..Row::default()
+                        }
+                    });
+                    Some(free)
                 });
-                Some(free)
-            })
+                found.extend(entry.map(|entry| (database, entry)));
+            }
+            found
         })
     }
 
@@ -262,6 +282,9 @@ impl Entry {
     /// whatever way it does. Returns whether it was needed: there is no other, and the row
     /// does not hold without one.
     pub fn occupy(&self, database: u32) -> bool {
+        // A process has one row.
+        let _ = OCCUPIED.set(*self);
+        call_at_exit(vacate);
         let pid = my_pid();
         let mut occupied = false;
         self.update(|row| {
@@ -270,11 +293,6 @@ impl Entry {
                 row.pid = pid;
             }
         });
-        if occupied {
-            // A process has one row.
-            let _ = OCCUPIED.set(*self);
-            call_at_exit(vacate);
-        }
         occupied
     }
 
@@ -310,10 +328,7 @@ impl Entry {
     pub fn enter_census(&self, database: u32, census: &Census) {
         self.census
             .update(|words| *words = census.to_words(database));
-        self.update(|row| {
-            row.stale = false;
-            row.census_wanted = false;
-        });
+        self.update(|row| row.stale = false);
     }
 
     /// The latest census of `database`, whose row this is, if there has been any.
@@ -321,9 +336,9 @@ impl Entry {
         Census::from_words(self.census.read(), database)
     }
 
-    /// Enters that the worker leaves because it wants to.
-    pub fn leave_at_ease(&self, database: u32) {
-        self.update(|row| row.left_at_ease |= row.database == database);
+    /// The same, unless the database has been counted again since.
+    pub fn census_if_fresh(&self, database: u32) -> Option<Census> {
+        (!self.read().stale).then(|| self.census(database))?
     }
 
     /// Has the row be ready for a worker, which may or may not leave at ease.
@@ -350,7 +365,7 @@ impl Entry {
     pub fn settle(&self) {
         let confirmed = confirmed();
         self.update(|row| {
-            row.settle(confirmed);
+            row.take_in(confirmed);
             row.follows = false;
         });
     }
@@ -364,20 +379,29 @@ impl Entry {
     }
 }
 
+/// Enters that this process, if it is in a database, leaves because it wants to.
+pub fn leave_at_ease() {
+    update_occupied(|row| row.left_at_ease = true);
+}
+
 fn vacate() {
+    update_occupied(|row| {
+        row.pid = 0;
+        if row.dismissed {
+            *row = Row::default();
+        }
+    });
+}
+
+/// Changes the row that this process is the worker of, if it is.
+fn update_occupied(change: impl FnOnce(&mut Row)) {
     if let Some(entry) = OCCUPIED.get() {
         entry.update(|row| {
-            row.pid = 0;
-            if row.dismissed {
-                *row = Row::default();
+            if row.pid == my_pid() {
+                change(row);
             }
         });
     }
-}
-
-/// Has a worker that visits pay for all it uses until it exits, in whatever way it does.
-pub fn pay_at_exit() {
-    call_at_exit(budget::settle_up);
 }
 
 /// Frees the rows of databases that are not to be counted any more; if a worker is there,
@@ -385,13 +409,13 @@ pub fn pay_at_exit() {
 pub fn retain(wanted: impl Fn(u32) -> bool) {
     exclusively(header().table, || {
         for entry in entries() {
-            entry.update(|row| {
-                if row.database == 0 || wanted(row.database) {
-                } else if row.pid == 0 {
-                    *row = Row::default();
-                } else {
-                    row.dismissed = true;
-                }
+            let Row { database, .. } = entry.read();
+            if database == 0 || wanted(database) {
+                continue;
+            }
+            entry.update(|row| match row.pid {
+                0 => *row = Row::default(),
+                _ => row.dismissed = true,
             });
         }
     });
@@ -408,7 +432,7 @@ pub fn sizes(databases: usize, further: usize) -> Sizes {
 }
 
 /// How many numbers in shared memory the registry needs.
-pub const NUMBERS: usize = 6;
+pub const NUMBERS: usize = 7;
 
 /// What is not of one database.
 pub struct Header {
@@ -418,15 +442,26 @@ pub struct Header {
     used: &'static AtomicI64,
     epoch: &'static AtomicI64,
     waiting: &'static AtomicI64,
-    /// How often somebody has asked for a census.
+    /// How often somebody has begun, and come to the end of, asking for a census.
     requests: &'static AtomicI64,
+    seen_requests: &'static AtomicI64,
     /// See [`crate::budget`].
     pub balance: &'static AtomicI64,
 }
 
 pub fn header() -> Header {
     let numbers = shared_slots::numbers().expect("the library is preloaded");
-    let [table, used, epoch, waiting, requests, balance, ..] = numbers else {
+    let [
+        table,
+        used,
+        epoch,
+        waiting,
+        requests,
+        seen_requests,
+        balance,
+        ..,
+    ] = numbers
+    else {
         unreachable!("the registry's numbers come first");
     };
     Header {
@@ -435,6 +470,7 @@ pub fn header() -> Header {
         epoch,
         waiting,
         requests,
+        seen_requests,
         balance,
     }
 }
@@ -450,15 +486,14 @@ pub fn next_epoch() {
     header().epoch.fetch_add(1, Ordering::SeqCst);
 }
 
-/// How many databases wait for a worker to come.
-pub fn waiting() -> i64 {
-    header().waiting.load(Ordering::Relaxed)
+/// Whether visits are to be short, as others wait.
+pub fn is_somebody_waiting() -> bool {
+    header().waiting.load(Ordering::Relaxed) != 0
 }
 
-pub fn set_waiting(databases: usize) {
-    let number = databases as i64;
-    if waiting() != number {
-        header().waiting.store(number, Ordering::Relaxed);
+pub fn set_somebody_waiting(is_so: bool) {
+    if is_somebody_waiting() != is_so {
+        header().waiting.store(is_so.into(), Ordering::Relaxed);
     }
 }
 
@@ -516,7 +551,7 @@ pub fn counted() -> impl Iterator<Item = Row> {
     let confirmed = confirmed();
     entries().filter_map(move |entry| {
         let mut row = entry.read();
-        row.settle(confirmed);
+        row.take_in(confirmed);
         (row.database != 0 && row.counted_at != 0).then_some(row)
     })
 }
@@ -531,7 +566,7 @@ pub fn reset(database: Option<u32>) -> bool {
         entry.update(|row| {
             let wanted = database.is_none_or(|oid| oid == row.database);
             if wanted && row.database != 0 && row.counted_at != 0 {
-                row.settle(confirmed);
+                row.take_in(confirmed);
                 row.reset(now);
                 found = true;
             }
@@ -552,21 +587,23 @@ pub fn censuses() -> impl Iterator<Item = (u32, Census)> {
 
 /// How often somebody has asked for a census.
 pub fn census_requests() -> i64 {
-    header().requests.load(Ordering::Acquire)
+    header().seen_requests.load(Ordering::Acquire)
 }
 
 /// Asks for a census of one database or of all. Returns whether there was one to ask for.
 pub fn request_census(database: Option<u32>) -> bool {
+    let request = header().requests.fetch_add(1, Ordering::Relaxed) + 1;
     let mut found = false;
     for entry in entries() {
         entry.update(|row| {
             let wanted = database.is_none_or(|oid| oid == row.database);
             if wanted && row.database != 0 {
-                row.census_wanted = true;
+                row.requested = request;
                 found = true;
             }
         });
     }
-    header().requests.fetch_add(1, Ordering::Release);
+    // Whoever sees that, sees the rows.
+    header().seen_requests.store(request, Ordering::Release);
     found
 }

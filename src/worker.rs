@@ -16,7 +16,7 @@ use crate::counter::Counter;
 use crate::registry::{self, Entry};
 use crate::report::{self, Report};
 use crate::server::activity::Statistics;
-use crate::server::database_list::database_oids;
+use crate::server::database_list::databases;
 use crate::server::database_lock::Watch;
 use crate::server::dynamic_worker::DynamicWorker;
 use crate::server::session::{self, Session};
@@ -121,7 +121,7 @@ pub extern "C-unwind" fn count_relations_worker_main(index: pg_sys::Datum) {
     let attempts = Attempts::of(index.value());
     attempts.begin(Some(database), role.as_deref());
     let session = session::connect(Some(database), role.as_deref(), APPLICATION_NAME);
-    let Err(reason) = entry_of_listed(session.database_oid)
+    let Err(reason) = entry_of_listed(session.database_oid, &databases)
         .and_then(|entry| run(&session, entry, &mut Stay::ForGood(attempts)));
     session::leave(format_args!(
         "count relations worker for database \"{}\" {reason}",
@@ -136,10 +136,10 @@ pub extern "C-unwind" fn count_relations_worker_main(index: pg_sys::Datum) {
 #[pg_guard]
 pub extern "C-unwind" fn count_relations_launched_main(argument: pg_sys::Datum) {
     signals::attach();
-    registry::pay_at_exit();
+    budget::pay_for_visit();
     let argument = argument.value() as u64;
     let (database, role) = (argument as u32, (argument >> 32) as u32);
-    let session = session::connect_by_oid(database, role, APPLICATION_NAME);
+    let session = session::visit(database, role, APPLICATION_NAME);
     let reason = match Entry::find(database) {
         Some(entry) => {
             let mut visit = Stay::Visit {
@@ -147,7 +147,7 @@ pub extern "C-unwind" fn count_relations_launched_main(argument: pg_sys::Datum) 
                 has_counted: false,
             };
             let Err(reason) = run(&session, entry, &mut visit);
-            entry.leave_at_ease(database);
+            registry::leave_at_ease();
             reason
         }
         None => NOT_TO_BE_COUNTED,
@@ -192,8 +192,8 @@ impl Stay {
         }
     }
 
-    /// Takes notice of a tick.
-    fn ticked(&mut self, changed: bool, now: Instant) {
+    /// Takes notice of a tick, which had to count or not.
+    fn ticked(&mut self, counted: bool, now: Instant) {
         match self {
             Stay::ForGood(attempts) => attempts.succeed(),
             Stay::Visit {
@@ -201,7 +201,7 @@ impl Stay {
                 has_counted,
             } => {
                 *has_counted = true;
-                if changed {
+                if counted {
                     *last_change = now;
                 }
                 budget::settle_up();
@@ -225,7 +225,7 @@ impl Stay {
         else {
             return None;
         };
-        if registry::waiting() > 0 {
+        if registry::is_somebody_waiting() {
             Some("leaving, as other databases wait")
         } else if now - *last_change >= CALM {
             Some("leaving, as nothing changes any more")
@@ -235,16 +235,17 @@ impl Stay {
     }
 }
 
-/// The row of a database of the list. Rows of other databases, which had a name of the list
-/// once, are given up for it if need be.
-fn entry_of_listed(database: u32) -> Result<Entry, Reason> {
+/// The row of a database of the list. Those of databases that had a name of the list
+/// once are given up for it if need be: there is one for each name.
+fn entry_of_listed(database: u32, names: &[CString]) -> Result<Entry, Reason> {
     Entry::find_or_take(database)
         .or_else(|| {
-            let existing: Vec<u32> = database_oids();
-            registry::retain(|oid| existing.contains(&oid));
+            let mut listed = databases(0);
+            listed.retain(|database| names.contains(&database.name));
+            registry::retain(|oid| listed.iter().any(|database| database.oid == oid));
             Entry::find_or_take(database)
         })
-        .ok_or("leaving, as there are more databases than count_relations.max_databases")
+        .ok_or("leaving, as the worker of a database that had the name before is still there")
 }
 
 /// Counts until there is a reason to leave, and returns it.
@@ -303,7 +304,7 @@ fn run(session: &Session, entry: Entry, stay: &mut Stay) -> Result<Infallible, R
                 census.stale |= counted;
                 let latest = || {
                     enter(entry, session, census.hurry(now));
-                    entry.census(session.database_oid)
+                    entry.census_if_fresh(session.database_oid)
                 };
                 if report.count(database, tally.relations, latest) {
                     entry.remember(report.said);
@@ -311,7 +312,7 @@ fn run(session: &Session, entry: Entry, stay: &mut Stay) -> Result<Infallible, R
                 let duration = tally.counted_in.unwrap_or_default();
                 rest = duration * REST_FACTOR;
                 now = Instant::now();
-                stay.ticked(!holds, now);
+                stay.ticked(counted, now);
             } else {
                 stay.put_off(now);
             }
@@ -320,7 +321,7 @@ fn run(session: &Session, entry: Entry, stay: &mut Stay) -> Result<Infallible, R
             }
         }
         if stay.affords_count() {
-            enter(entry, session, census.follow(row.census_wanted, now));
+            enter(entry, session, census.follow(row.requested, now));
         }
         if let Some(reason) = stay.is_over(now) {
             return Err(reason);

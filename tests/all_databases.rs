@@ -10,7 +10,7 @@ use postgres::Client;
 use std::fs;
 use std::sync::atomic::Ordering;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub const ALL: &[&str] = &[
     "count_relations.databases = '*'",
@@ -663,24 +663,23 @@ pub fn keep_changing(cluster: &Cluster, database: &str) -> Background {
 #[test]
 fn of_two_workers_in_a_database_the_second_gives_way() {
     let cluster = start(&[]);
-    // A launcher does not know of a worker that its predecessor started and that
-    // has not come to its row yet. This one waits for the look-up of its role.
     let mut session = cluster.connect("postgres");
-    let busy = keep_changing(&cluster, "app");
-    await_rest_of(&cluster, "app");
-    session
-        .batch_execute("BEGIN; LOCK TABLE pg_authid IN ACCESS EXCLUSIVE MODE")
-        .unwrap();
-    let waiting = "SELECT pid FROM pg_locks \
-                   WHERE NOT granted AND relation = 'pg_authid'::regclass";
-    let late: i32 = eventually("a worker that waits to connect", || {
-        session.query_opt(waiting, &[]).unwrap()
-    })
-    .get(0);
-    send(late, Signal::SIGSTOP);
-    session.batch_execute("COMMIT").unwrap();
-    send(cluster.launcher(), Signal::SIGTERM);
     let there = "SELECT pid FROM relation_counts WHERE datname = 'app' AND pid IS NOT NULL";
+    let busy = keep_changing(&cluster, "app");
+    // A launcher does not know of a worker that its predecessor started and that has not
+    // come to its row yet.
+    let late = eventually("a worker on its way", || {
+        await_rest_of(&cluster, "app");
+        let pid = next_child(&cluster, "count relations app")?;
+        send(pid, Signal::SIGSTOP);
+        let row = session.query_opt(there, &[]).unwrap();
+        let is_late = row.is_none();
+        if !is_late {
+            send(pid, Signal::SIGCONT);
+        }
+        is_late.then_some(pid)
+    });
+    send(cluster.launcher(), Signal::SIGTERM);
     let second: i32 =
         eventually("a second worker", || session.query_opt(there, &[]).unwrap()).get(0);
     assert_ne!(second, late);
@@ -691,6 +690,22 @@ fn of_two_workers_in_a_database_the_second_gives_way() {
     assert_eq!(cluster.worker("app"), second);
     drop(busy);
     assert_all_right(&cluster);
+}
+
+/// The first child of the postmaster's that `ps` shows with this in its title.
+fn next_child(cluster: &Cluster, title: &str) -> Option<i32> {
+    let postmaster = cluster.postmaster();
+    let children = format!("/proc/{postmaster}/task/{postmaster}/children");
+    let end = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < end {
+        for pid in fs::read_to_string(&children).unwrap().split_whitespace() {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            if String::from_utf8_lossy(&line).contains(title) {
+                return pid.parse().ok();
+            }
+        }
+    }
+    None
 }
 
 /// Terminates the worker of a database, if it has one.
@@ -931,7 +946,7 @@ fn a_database_that_cannot_be_connected_to_holds_nobody_up() {
 fn databases_whose_pg_class_is_locked_hold_nobody_up() {
     // Time to lock it after a change, before that is counted.
     let cluster = start(&["count_relations.naptime = '2s'"]);
-    cluster.expect("terminating background worker");
+    cluster.expect("canceling statement due to lock timeout");
     let names = create_databases(&cluster, 3);
     let mut lockers: Vec<Client> = names[..2]
         .iter()

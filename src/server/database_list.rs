@@ -23,12 +23,6 @@ pub struct Database {
     pub version: (u32, u32, u16),
 }
 
-/// The oids of all databases.
-pub fn database_oids() -> Vec<u32> {
-    let databases = all_databases(0);
-    databases.iter().map(|database| database.oid).collect()
-}
-
 /// The databases that allow connections, as the role with the oid `role` (0 for the
 /// bootstrap superuser) finds them.
 pub fn databases(role: u32) -> Vec<Database> {

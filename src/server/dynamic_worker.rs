@@ -31,33 +31,6 @@ impl DynamicWorker {
     }
 }
 
-impl DynamicWorker {
-    /// Whether the worker waits for a lock (`wait_event_info` in `storage/proc.h`).
-    pub fn waits_for_lock(&self) -> bool {
-        const CLASS: u32 = 0xff00_0000; // wait_classid in utils/activity/wait_event.c
-        let mut pid = 0;
-        // SAFETY: the handle is valid until dropped. The process is null, or shared memory
-        // that stays, whoever's it becomes. The number is of four bytes, which the server,
-        // too, reads without a lock.
-        unsafe {
-            let status = pg_sys::GetBackgroundWorkerPid(self.0, &mut pid);
-            if status != pg_sys::BgwHandleStatus::BGWH_STARTED {
-                return false;
-            }
-            let process = pg_sys::BackendPidGetProc(pid);
-            !process.is_null()
-                && (&raw const (*process).wait_event_info).read_volatile() & CLASS
-                    == pg_sys::PG_WAIT_LOCK
-        }
-    }
-
-    /// Has the postmaster end the worker with SIGTERM.
-    pub fn terminate(&self) {
-        // SAFETY: the handle is valid until dropped.
-        unsafe { pg_sys::TerminateBackgroundWorker(self.0) };
-    }
-}
-
 impl Drop for DynamicWorker {
     fn drop(&mut self) {
         // SAFETY: palloc'd by RegisterDynamicBackgroundWorker() for its caller, who

@@ -39,7 +39,6 @@ const FIXED_SETTINGS: &[(&CStr, &CStr)] = &[
     (c"client_encoding", c"SQL_ASCII"),
     // Wait for as long as it takes; SIGTERM is there to end it.
     (c"statement_timeout", c"0"),
-    (c"lock_timeout", c"0"),
     (c"idle_in_transaction_session_timeout", c"0"),
     (c"idle_session_timeout", c"0"),
     #[cfg(not(any(feature = "pg15", feature = "pg16")))]
@@ -57,6 +56,9 @@ const FIXED_SETTINGS: &[(&CStr, &CStr)] = &[
     (c"max_parallel_workers_per_gather", c"0"),
     (c"jit", c"off"),
 ];
+
+const FOR_AS_LONG_AS_IT_TAKES: &CStr = c"0";
+const FOR_A_WHILE: &CStr = c"5s";
 
 /// What the process has become by connecting.
 pub struct Session {
@@ -79,7 +81,7 @@ pub struct Session {
 /// Ends the process with the server's own FATAL message if the database or the role
 /// does not exist or may not be used.
 pub fn connect(database: Option<&CStr>, role: Option<&CStr>, application_name: &CStr) -> Session {
-    let state = prepare();
+    let state = prepare(FOR_AS_LONG_AS_IT_TAKES);
     // SAFETY: called once, by a worker registered with a database connection
     // (postmaster/bgworker.c). The strings are copied. No library preloading and
     // no login event trigger happens on this path, unlike for client backends.
@@ -96,9 +98,11 @@ pub fn connect(database: Option<&CStr>, role: Option<&CStr>, application_name: &
     settle(state, database, application_name)
 }
 
-/// As [`connect`], by oid, which a database keeps when it is renamed.
-pub fn connect_by_oid(database: u32, role: u32, application_name: &CStr) -> Session {
-    let state = prepare();
+/// As [`connect`], for a visit: by oid, which a database keeps when it is renamed; and
+/// waiting for no lock for long, be it in connecting, as others may wait for the visit to
+/// end.
+pub fn visit(database: u32, role: u32, application_name: &CStr) -> Session {
+    let state = prepare(FOR_A_WHILE);
     // SAFETY: as above.
     unsafe {
         pg_sys::BackgroundWorkerInitializeConnectionByOid(
@@ -122,12 +126,13 @@ impl Session {
 }
 
 /// What has to be before connecting. Returns the state of the settings to go back to.
-fn prepare() -> State {
+fn prepare(lock_timeout: &CStr) -> State {
     // Settings that are applied may have names looked up, which has a hook.
     hooks::clear();
     for (name, value) in FIXED_SETTINGS {
         fix_setting(name, value);
     }
+    fix_setting(c"lock_timeout", lock_timeout);
     State::save()
 }
 
@@ -190,8 +195,8 @@ pub fn leave(reason: fmt::Arguments) -> ! {
     exit()
 }
 
-/// Says `reason` at DEBUG1 and ends the process, which a running process has started, for
-/// good. The server, too, says at DEBUG1 that a process has exited if the status is 0
+/// Says `reason` at DEBUG1 and ends for good this process, which a running process has
+/// started. The server, too, says at DEBUG1 that a process has exited if the status is 0
 /// (`LogChildExit()` in `postmaster/postmaster.c`).
 pub fn end_visit(reason: fmt::Arguments) -> ! {
     hold_interrupts();

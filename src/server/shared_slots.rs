@@ -17,15 +17,15 @@ use pgrx::pg_sys;
 use std::hint::spin_loop;
 use std::ptr;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, Ordering, fence};
 use std::thread::sleep;
 use std::time::Duration;
 
 /// How many numbers a slot holds.
-pub const WORDS: usize = 16;
+pub const WORDS: usize = 17;
 
 /// How many numbers a wide slot holds.
-pub const WIDE_WORDS: usize = 216;
+pub const WIDE_WORDS: usize = 217;
 
 #[repr(C)]
 pub struct Slot<const WORDS: usize = { self::WORDS }> {
