@@ -69,7 +69,7 @@ fn is_heard_and_seen(cluster: &Cluster) {
     cluster.next_count(DATABASE);
     let warning = format!("database \"{DATABASE}\" has ");
     eventually("a warning of the worker's", || {
-        let start = cluster.lines_with("ready to accept").pop()?.time;
+        let start = cluster.lines_with("starting PostgreSQL").pop()?.time;
         let warning = cluster.lines_with(&warning).pop()?;
         (warning.time >= start).then_some(())
     });
