@@ -300,7 +300,7 @@ fn after_a_change_it_comes_by_itself_and_at_rest_there_is_none() {
         let row = view.query_one(taken, &[]).unwrap();
         row.get::<_, Option<String>>(0)
     };
-    let first = eventually("the first census", || latest());
+    let first = eventually("the first census", &mut latest);
     cluster.execute("app", "CREATE TABLE t ()");
     let second = eventually("another", || latest().filter(|time| *time != first));
     // What was still under way when it was taken is in one more.
