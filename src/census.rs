@@ -9,12 +9,14 @@
 //! What a database has changed without committing it leaves dead rows behind that
 //! nobody announces. So an idle database is looked at too, every [`LONGEST_PAUSE`].
 
-use crate::server::catalog_lock::try_lock_with_indexes;
+use crate::attempts::pause_after_failures;
+use crate::registry::Entry;
+use crate::server::catalog_lock::{try_lock_of_cache, try_lock_with_indexes};
 use crate::server::shared_slots::WIDE_WORDS;
 use crate::server::signals::cancelable;
 use crate::server::transaction::{transaction, with_snapshot};
 use crate::server::{activity, clock, heap, recovery, relation_lock};
-use crate::settings;
+use crate::{counter, settings};
 use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
 use pgrx::spi::{SpiResult, SpiTupleTable};
@@ -25,7 +27,8 @@ use std::time::{Duration, Instant};
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(3 * 60 * 60);
 
 /// A census is followed by a pause of at least this many times its duration, and so is one
-/// that was taken for a warning, whose next may come meanwhile.
+/// that was taken for a warning, whose next may come meanwhile. (But no pause is longer than
+/// [`LONGEST_PAUSE`]: what took hours has waited for somebody.)
 const REST_FACTOR: u32 = 199;
 
 /// How long after a census that others' locks put off to try again.
@@ -50,8 +53,8 @@ pub const CATALOGS: [(&CStr, pg_sys::Oid); 8] = [
 ];
 
 /// What is run, and what `pg_stat_activity` shows. The first column says what a row is
-/// about: `k` a kind, `s` a schema. Schemas of one name are all temporary ones, and those
-/// without are all that are not among the largest.
+/// about: `k` a kind, `s` a schema, or all temporary ones, or, without a name, those that are
+/// not among the largest.
 const QUERY: &CStr = c"\
 WITH counts AS MATERIALIZED (
     SELECT relkind, relpersistence, relispartition, relnamespace, count(*) AS relations
@@ -59,23 +62,27 @@ WITH counts AS MATERIALIZED (
     GROUP BY relkind, relpersistence, relispartition, relnamespace),
 schemas AS (
     SELECT nspname, sum(relations) AS relations,
-           nspname LIKE 'pg\\_temp\\_%' OR nspname LIKE 'pg\\_toast\\_temp\\_%' AS temporary
+           pg_catalog.starts_with(nspname::text, 'pg_temp_')
+               OR pg_catalog.starts_with(nspname::text, 'pg_toast_temp_') AS temporary
     FROM counts LEFT JOIN pg_catalog.pg_namespace AS n ON n.oid = relnamespace
     GROUP BY n.oid, nspname),
-ranked AS (
-    SELECT *, row_number() OVER (PARTITION BY temporary
-                                 ORDER BY relations DESC, nspname) AS place
-    FROM schemas),
-named AS (
-    SELECT CASE WHEN temporary THEN 'pg_temp' WHEN place <= 10 THEN nspname END AS name,
-           relations
-    FROM ranked)
+largest AS (
+    SELECT nspname, relations FROM schemas WHERE temporary IS NOT TRUE
+    ORDER BY relations DESC, nspname LIMIT 10),
+parts AS (
+    SELECT nspname AS name, 1 AS schemas, relations FROM largest
+    UNION ALL
+    SELECT 'pg_temp', count(*), sum(relations) FROM schemas WHERE temporary
+    UNION ALL
+    SELECT NULL, (SELECT count(*) FROM schemas WHERE temporary IS NOT TRUE) - count(*),
+           (SELECT sum(relations) FROM schemas WHERE temporary IS NOT TRUE) - sum(relations)
+    FROM largest)
 SELECT 'k'::\"char\", relkind, relpersistence, relispartition, NULL::bytea, NULL::bigint,
        sum(relations)::bigint
 FROM counts GROUP BY relkind, relpersistence, relispartition
 UNION ALL
-SELECT 's', NULL, NULL, NULL, pg_catalog.namesend(name), count(*), sum(relations)::bigint
-FROM named GROUP BY name
+SELECT 's', NULL, NULL, NULL, pg_catalog.namesend(name), schemas, relations::bigint
+FROM parts WHERE schemas > 0
 ORDER BY 1, 7 DESC, 2, 3, 4, 5";
 
 /// The server's statistics of the catalog with the oid `$1`, and its size.
@@ -124,6 +131,8 @@ pub struct Census {
     pub duration_us: i64,
     /// The latest request that had been made before.
     pub request: i64,
+    /// When the latest was taken for a warning; 0 if none was.
+    pub hurried_at: i64,
     pub kinds: Vec<Kind>,
     pub schemas: Vec<Schema>,
     /// As many as [`CATALOGS`].
@@ -132,7 +141,8 @@ pub struct Census {
     pub has_statistics: bool,
 }
 
-/// More than there can be: ten kinds, three persistences, and whether it is a partition.
+/// More than there can be: of ten kinds, few come with each of three persistences, and as
+/// partitions.
 const MOST_KINDS: usize = 64;
 
 /// The largest, temporary ones, and the rest.
@@ -142,7 +152,10 @@ const NAME_BYTES: usize = pg_sys::NAMEDATALEN as usize;
 const NAME_WORDS: usize = NAME_BYTES / size_of::<i64>();
 const SCHEMA_WORDS: usize = NAME_WORDS + 1;
 const CATALOG_WORDS: usize = 5;
-const HEAD_WORDS: usize = 5;
+/// The oid, five numbers, and two about what was tried in vain.
+const HEAD_WORDS: usize = 8;
+const TRIED_AT: usize = 6;
+const FAILURES: usize = 7;
 
 const _: () = assert!(
     HEAD_WORDS + MOST_KINDS + MOST_SCHEMAS * SCHEMA_WORDS + CATALOGS.len() * CATALOG_WORDS
@@ -151,30 +164,49 @@ const _: () = assert!(
 
 impl Census {
     /// Takes a census of the database that the process is connected to. `None` if somebody
-    /// holds a lock that it would have to wait for.
+    /// holds a lock on a catalog other than `pg_class` that it would have to wait for.
     ///
     /// Raises an ERROR if the server does, among others when the query is canceled.
     fn take() -> Option<Census> {
-        cancelable(|| {
-            transaction(|| {
-                activity::running(QUERY);
-                relation_lock::lock_pg_class();
-                let relations = CATALOGS.map(|(_, oid)| oid);
-                let all = [pg_sys::NamespaceRelationId].into_iter().chain(relations);
-                let free = all.into_iter().all(try_lock_with_indexes);
-                let census = free.then(|| with_snapshot(|| Self::ask().unwrap_or_report()));
-                activity::idle();
-                census
-            })
+        let census = cancelable(Self::try_to_take);
+        // What is there to see is the counting.
+        activity::running(counter::QUERY);
+        activity::idle();
+        heap::give_back();
+        census
+    }
+
+    fn try_to_take() -> Option<Census> {
+        let started = Instant::now();
+        let taken_at = clock::now();
+        // The catalogs by themselves, as nobody is to wait for all of it to lock one.
+        let (catalogs, has_statistics) = transaction(|| {
+            relation_lock::lock_pg_class();
+            let mut relations = CATALOGS.into_iter().map(|(_, oid)| oid);
+            let is_free = try_lock_of_cache() && relations.all(try_lock_with_indexes);
+            is_free.then(|| with_snapshot(|| Self::ask_of_catalogs().unwrap_or_report()))
+        })?;
+        let (kinds, schemas) = transaction(|| {
+            activity::running(QUERY);
+            relation_lock::lock_pg_class();
+            let is_free = try_lock_of_cache() && try_lock_with_indexes(pg_sys::NamespaceRelationId);
+            is_free.then(|| with_snapshot(|| Self::ask().unwrap_or_report()))
+        })?;
+        Some(Census {
+            taken_at,
+            duration_us: started.elapsed().as_micros() as i64,
+            request: 0,
+            hurried_at: 0,
+            kinds,
+            schemas,
+            catalogs,
+            has_statistics,
         })
     }
 
-    fn ask() -> SpiResult<Census> {
-        let started = Instant::now();
-        let taken_at = clock::now();
+    fn ask() -> SpiResult<(Vec<Kind>, Vec<Schema>)> {
         let mut kinds = Vec::new();
         let mut schemas = Vec::new();
-        let mut catalogs = Vec::new();
         Spi::connect(|client| {
             for row in client.select(QUERY, None, &[])? {
                 let relations = row.get::<i64>(7)?.unwrap_or_default() as u32;
@@ -193,21 +225,22 @@ impl Census {
                     });
                 }
             }
-            for (_, oid) in CATALOGS {
-                let row = client.select(CATALOG_QUERY, None, &[oid.into()])?.first();
-                catalogs.push(Catalog::from_row(&row)?);
-            }
-            SpiResult::Ok(())
-        })?;
-        Ok(Census {
-            taken_at,
-            duration_us: started.elapsed().as_micros() as i64,
-            request: 0,
-            kinds,
-            schemas,
-            catalogs,
-            has_statistics: !recovery::in_progress(),
+            Ok((kinds, schemas))
         })
+    }
+
+    /// What there is of each catalog, and whether the server has statistics.
+    fn ask_of_catalogs() -> SpiResult<(Vec<Catalog>, bool)> {
+        // Not of a standby that is promoted meanwhile.
+        let has_statistics = !recovery::in_progress();
+        let catalogs = Spi::connect(|client| {
+            let catalogs = CATALOGS.map(|(_, oid)| {
+                let row = client.select(CATALOG_QUERY, None, &[oid.into()])?.first();
+                Catalog::from_row(&row)
+            });
+            catalogs.into_iter().collect::<SpiResult<Vec<_>>>()
+        })?;
+        Ok((catalogs, has_statistics))
     }
 
     /// As shared memory has it.
@@ -217,7 +250,10 @@ impl Census {
             self.taken_at,
             self.duration_us,
             self.request,
+            self.hurried_at,
             self.has_statistics.into(),
+            0, // when it was tried in vain
+            0, // and how often
         ];
         let kinds = self.kinds.iter().map(|kind| {
             let what = [
@@ -256,8 +292,16 @@ impl Census {
 
     /// `None` if it is not of `database`.
     pub fn from_words(words: [i64; WIDE_WORDS], database: u32) -> Option<Census> {
-        let (&[of, taken_at, duration_us, request, has_statistics], rest) =
-            words.split_first_chunk()?;
+        let (head, rest) = words.split_first_chunk::<HEAD_WORDS>()?;
+        let [
+            of,
+            taken_at,
+            duration_us,
+            request,
+            hurried_at,
+            has_statistics,
+            ..,
+        ] = *head;
         if of != i64::from(database) || taken_at == 0 {
             return None;
         }
@@ -303,6 +347,7 @@ impl Census {
             taken_at,
             duration_us,
             request,
+            hurried_at,
             kinds: kinds.collect(),
             schemas: schemas.collect(),
             catalogs: catalogs.collect(),
@@ -311,8 +356,8 @@ impl Census {
     }
 
     /// What a warning says of it: what there is most of, and where, but for what belongs to
-    /// the server itself.
-    pub fn summary(&self) -> String {
+    /// the server itself; and how old it is, if something has changed since.
+    pub fn summary(&self, is_stale: bool) -> String {
         let sum = |wanted: &dyn Fn(&&Kind) -> bool| -> u64 {
             let kinds = self.kinds.iter().filter(wanted);
             kinds.map(|kind| u64::from(kind.relations)).sum()
@@ -321,7 +366,14 @@ impl Census {
         let [tables, indexes, toast] = [of(b"rp"), of(b"iI"), of(b"t")];
         let others = sum(&|_| true) - tables - indexes - toast;
         let temporary = sum(&|kind| kind.relpersistence == b't');
-        let mut text = format!(
+        let mut text = match is_stale {
+            true => format!(
+                "{} seconds ago: ",
+                (clock::now() - self.taken_at) / 1_000_000
+            ),
+            false => String::new(),
+        };
+        text += &format!(
             "Tables {tables}, indexes {indexes}, TOAST tables {toast}, others {others}; {temporary} of them temporary."
         );
         let system: [&[u8]; 5] = [
@@ -365,59 +417,100 @@ fn padded(words: impl Iterator<Item = i64>, length: usize) -> impl Iterator<Item
     words.chain(std::iter::repeat(0)).take(length)
 }
 
+/// What shared memory has of a database's censuses.
+#[derive(Default)]
+pub struct History {
+    pub latest: Option<Census>,
+    /// When the latest was begun that did not come to an end, in microseconds since
+    /// 2000-01-01 UTC, and how many in a row have not.
+    tried_at: i64,
+    failures: usize,
+}
+
+impl History {
+    pub fn from_words(words: [i64; WIDE_WORDS], database: u32) -> History {
+        if words[0] != i64::from(database) {
+            return History::default();
+        }
+        // After a clock that has been set back since, a census is as good as none.
+        let is_past = |census: &Census| census.taken_at <= clock::now();
+        History {
+            latest: Census::from_words(words, database).filter(is_past),
+            tried_at: words[TRIED_AT],
+            failures: words[FAILURES] as usize,
+        }
+    }
+
+    /// Enters that a census of `database` is begun, which has failed until one is entered:
+    /// whoever fails has no occasion any more.
+    pub fn begin(words: &mut [i64; WIDE_WORDS], database: u32) {
+        if words[0] != i64::from(database) {
+            words.fill(0);
+            words[0] = database.into();
+        }
+        words[TRIED_AT] = clock::now();
+        words[FAILURES] += 1;
+    }
+
+    /// Enters that it was put off.
+    pub fn put_off(words: &mut [i64; WIDE_WORDS]) {
+        words[FAILURES] -= 1;
+    }
+}
+
 /// When the next census of a database is due.
 pub struct Schedule {
+    database: u32,
     /// When the latest was taken, and how long it took.
     latest: Option<(Instant, Duration)>,
-    /// The same of the latest one that was taken for a warning, by this process.
-    hurried: Option<(Instant, Duration)>,
     /// The latest request that it was for.
     served: i64,
-    /// Whether the database has been counted again since then.
+    /// When the latest was taken for a warning.
+    hurried: Option<Instant>,
+    /// Whether the database may have changed since the latest.
     pub stale: bool,
     /// No census before this.
     not_before: Option<Instant>,
 }
 
 impl Schedule {
-    /// That of a database with this latest census.
-    pub fn after(latest: Option<&Census>, stale: bool, now: Instant) -> Schedule {
-        let served = latest.map_or(0, |census| census.request);
-        let latest = latest.map(|census| {
-            let age = Duration::from_micros((clock::now() - census.taken_at).max(0) as u64);
-            // An age beyond the clock's start is as good as none.
-            let taken = now.checked_sub(age).unwrap_or(now);
-            (taken, Duration::from_micros(census.duration_us as u64))
-        });
+    pub fn new(database: u32, history: &History, stale: bool, now: Instant) -> Schedule {
+        // A time before the machine was started is as good as now.
+        let instant = |time: i64| {
+            let age = Duration::from_micros((clock::now() - time).max(0) as u64);
+            now.checked_sub(age).unwrap_or(now)
+        };
+        let latest = history.latest.as_ref();
+        let hurried_at = latest.map(|census| census.hurried_at);
+        let has_failed = history.failures > 0;
         Schedule {
-            latest,
-            served,
-            hurried: None,
+            database,
+            latest: latest.map(|census| {
+                let duration = Duration::from_micros(census.duration_us as u64);
+                (instant(census.taken_at), duration)
+            }),
+            served: latest.map_or(0, |census| census.request),
+            hurried: hurried_at.filter(|time| *time != 0).map(instant),
             stale,
-            not_before: None,
+            not_before: has_failed
+                .then(|| instant(history.tried_at) + pause_after_failures(history.failures)),
         }
     }
 
     /// When it is due with this naptime; `None` if it is at once.
     pub fn due(&self, naptime: Duration) -> Option<Instant> {
-        let (taken, duration) = self.latest?;
-        let pause = if self.stale {
-            naptime
-        } else {
-            LONGEST_PAUSE.max(naptime)
+        let pause = match self.stale {
+            true => naptime,
+            // Not all of them at a time.
+            false => naptime.max(LONGEST_PAUSE - LONGEST_PAUSE / 256 * (self.database % 64)),
         };
-        Some(taken + pause.max(duration * REST_FACTOR))
+        let due = self.latest.map(|(taken, _)| taken + pause.max(self.rest()));
+        due.max(self.not_before)
     }
 
-    fn is_due(&self, now: Instant) -> bool {
-        self.is_allowed(now)
-            && settings::census_naptime()
-                .is_some_and(|naptime| self.due(naptime).is_none_or(|due| now >= due))
-    }
-
-    /// Whether others' locks do not put it off.
-    fn is_allowed(&self, now: Instant) -> bool {
-        self.not_before.is_none_or(|time| now >= time)
+    fn rest(&self) -> Duration {
+        let duration = self.latest.map_or(Duration::ZERO, |(_, duration)| duration);
+        (duration * REST_FACTOR).min(LONGEST_PAUSE)
     }
 
     /// Whether that request, if any, has not been met.
@@ -425,44 +518,60 @@ impl Schedule {
         request > self.served
     }
 
+    /// When one that is asked for is to be tried; `None` if at once.
+    pub fn earliest(&self) -> Option<Instant> {
+        self.not_before
+    }
+
     /// Takes a census if it is due, or if somebody has asked for one; `request` is the latest
-    /// request. Returns it if it did.
-    pub fn follow(&mut self, request: i64, now: Instant) -> Option<Census> {
-        let due = self.is_due(now) || self.is_asked(request) && self.is_allowed(now);
-        let mut census = due.then(|| self.take(now)).flatten()?;
+    /// request. Returns whether it tried to.
+    pub fn follow(&mut self, entry: Entry, request: i64, now: Instant) -> bool {
+        let naptime = settings::census_naptime();
+        let is_due = naptime.is_some_and(|naptime| is_over(self.due(naptime), now))
+            || self.is_asked(request) && is_over(self.not_before, now);
+        if is_due {
+            self.take(entry, request, false);
+        }
+        is_due
+    }
+
+    /// Takes a census ahead of its time, for a warning, unless nothing has changed since the
+    /// latest, or it would be too much.
+    pub fn hurry(&mut self, entry: Entry, request: i64, now: Instant) {
+        let rested = self.hurried.map(|hurried| hurried + self.rest());
+        let is_wanted =
+            settings::census_naptime().is_some() && (self.stale || self.latest.is_none());
+        if is_wanted && is_over(rested, now) && is_over(self.not_before, now) {
+            self.take(entry, request, true);
+        }
+    }
+
+    fn take(&mut self, entry: Entry, request: i64, in_a_hurry: bool) {
+        entry.begin_census(self.database);
+        let Some(mut census) = Census::take() else {
+            entry.put_off_census();
+            self.not_before = Some(Instant::now() + NEXT_TRY);
+            return;
+        };
+        let now = Instant::now();
+        let duration = Duration::from_micros(census.duration_us as u64);
+        self.latest = Some((now, duration));
         self.served = request;
+        self.stale = false;
+        self.not_before = None;
+        if in_a_hurry {
+            self.hurried = Some(now);
+        }
         census.request = request;
-        Some(census)
+        let since = self.hurried.map(|hurried| now - hurried);
+        census.hurried_at = since.map_or(0, |since| clock::now() - since.as_micros() as i64);
+        entry.enter_census(self.database, &census);
     }
+}
 
-    /// Takes a census ahead of its time, for a warning, unless it would be too much.
-    pub fn hurry(&mut self, now: Instant) -> Option<Census> {
-        let is_over = |(taken, duration)| now >= taken + duration * REST_FACTOR;
-        let allowed = settings::census_naptime().is_some() && self.hurried.is_none_or(is_over);
-        let census = allowed.then(|| self.take(now)).flatten();
-        let census = census.map(|census| Census {
-            request: self.served,
-            ..census
-        });
-        if census.is_some() {
-            self.hurried = self.latest;
-        }
-        census
-    }
-
-    fn take(&mut self, now: Instant) -> Option<Census> {
-        let census = Census::take();
-        heap::give_back();
-        match &census {
-            Some(census) => {
-                let duration = Duration::from_micros(census.duration_us as u64);
-                self.latest = Some((Instant::now(), duration));
-                self.stale = false;
-            }
-            None => self.not_before = Some(now + NEXT_TRY),
-        }
-        census
-    }
+/// Whether it is time, or was any time.
+fn is_over(time: Option<Instant>, now: Instant) -> bool {
+    time.is_none_or(|time| now >= time)
 }
 
 #[cfg(test)]
@@ -474,6 +583,7 @@ mod tests {
             taken_at: clock::now(),
             duration_us: 2_000_000,
             request: 11,
+            hurried_at: 0,
             kinds: vec![
                 Kind {
                     relkind: b'r',
@@ -523,24 +633,65 @@ mod tests {
         assert_eq!(Census::from_words([0; WIDE_WORDS], 0), None);
     }
 
+    fn schedule(census: Census, stale: bool, now: Instant) -> Schedule {
+        let history = History {
+            latest: Some(census),
+            ..History::default()
+        };
+        Schedule::new(0, &history, stale, now)
+    }
+
+    /// So late that there is a time for every census.
+    fn now() -> Instant {
+        Instant::now() + Duration::from_secs(86_400)
+    }
+
     #[test]
     fn an_idle_database_is_looked_at_now_and_then_and_a_stale_one_after_naptime() {
-        let now = Instant::now() + Duration::from_secs(86_400);
+        let now = now();
         let minute = Duration::from_secs(60);
-        let mut census = census();
-        census.duration_us = 1_000;
-        let mut schedule = Schedule::after(Some(&census), false, now);
         let pause = |schedule: &Schedule| schedule.due(minute).unwrap() - now;
         let is_about = |pause: Duration, wanted: Duration| {
             pause <= wanted && pause + Duration::from_secs(5) > wanted
         };
-        assert!(is_about(pause(&schedule), LONGEST_PAUSE));
-        schedule.stale = true;
-        assert!(is_about(pause(&schedule), minute));
+        let mut short = census();
+        short.duration_us = 1_000;
+        let mut idle = schedule(short.clone(), false, now);
+        assert!(is_about(pause(&idle), LONGEST_PAUSE));
+        idle.database = 63;
+        assert!(pause(&idle) > LONGEST_PAUSE * 3 / 4 && pause(&idle) < LONGEST_PAUSE * 4 / 5);
+        assert!(is_about(pause(&schedule(short, true, now)), minute));
         // A second of work is half a hundredth of 200.
-        census.duration_us = 1_000_000;
-        let schedule = Schedule::after(Some(&census), true, now);
-        assert!(is_about(pause(&schedule), Duration::from_secs(199)));
-        assert_eq!(Schedule::after(None, false, now).due(minute), None);
+        let mut long = census();
+        long.duration_us = 1_000_000;
+        let rest = Duration::from_secs(199);
+        assert!(is_about(pause(&schedule(long, true, now)), rest));
+        let none = Schedule::new(0, &History::default(), false, now);
+        assert_eq!(none.due(minute), None);
+    }
+
+    #[test]
+    fn one_that_fails_is_tried_less_and_less_often() {
+        let now = now();
+        let mut words = census().to_words(7);
+        for pause in [5, 15, 30] {
+            History::begin(&mut words, 7);
+            let schedule = Schedule::new(7, &History::from_words(words, 7), true, now);
+            let left = schedule.earliest().unwrap() - now;
+            assert_eq!(left.as_secs_f64().round() as u64, pause);
+        }
+        History::put_off(&mut words);
+        assert_eq!(History::from_words(words, 7).failures, 2);
+        History::begin(&mut words, 8);
+        assert!(History::from_words(words, 8).latest.is_none());
+    }
+
+    #[test]
+    fn after_a_clock_that_was_set_back_one_is_due_at_once() {
+        let mut future = census();
+        future.taken_at += 3_600_000_000;
+        let history = History::from_words(future.to_words(7), 7);
+        let schedule = Schedule::new(7, &history, true, now());
+        assert_eq!(schedule.due(Duration::from_secs(60)), None);
     }
 }

@@ -65,7 +65,7 @@
 //! often, until one succeeds; sooner once the row of `pg_database` changes, but never at
 //! once: its owner can have both happen as often as she likes.
 
-use crate::attempts::{Attempts, RESTART_INTERVAL};
+use crate::attempts::{Attempts, RESTART_INTERVAL, pause_after_failures};
 use crate::budget::{self, Income};
 use crate::cadence::Cadence;
 use crate::census::Schedule;
@@ -103,15 +103,8 @@ const LISTING_INTERVAL: Duration = Duration::from_secs(1);
 /// when workers leave, too.
 const ROW_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long after the first failure in a row, the second, and so on to visit again.
-const PAUSES: [Duration; 6] = [
-    RESTART_INTERVAL,
-    Duration::from_secs(15),
-    Duration::from_secs(30),
-    Duration::from_secs(60),
-    Duration::from_secs(120),
-    Duration::from_secs(300),
-];
+/// How long after a visit that came to no census to send another for that.
+const CENSUS_INTERVAL: Duration = Duration::from_secs(15);
 
 /// How long a database that is not counted any more is remembered.
 const MEMORY: Duration = Duration::from_secs(60);
@@ -232,16 +225,15 @@ struct Past {
 impl Past {
     /// Takes notice of a visit that did nothing.
     fn fail(&mut self, now: Instant) {
-        let pause = PAUSES[self.failures.min(PAUSES.len() - 1)];
         self.failures += 1;
-        self.not_before = Some(now + pause);
+        self.not_before = Some(now + pause_after_failures(self.failures));
     }
 
     /// Takes notice of a visit to a database that is not to be counted any more, for now.
     fn end_early(&mut self, has_counted: bool, now: Instant) {
         if has_counted {
             self.failures = 0;
-            self.not_before = Some(now + PAUSES[0]);
+            self.not_before = Some(now + RESTART_INTERVAL);
         } else {
             self.fail(now);
         }
@@ -249,7 +241,7 @@ impl Past {
 
     /// Has the next visit be soon, as somebody has changed something.
     fn cut_short(&mut self, now: Instant) {
-        self.not_before = self.not_before.map(|time| time.min(now + PAUSES[0]));
+        self.not_before = self.not_before.map(|time| time.min(now + RESTART_INTERVAL));
     }
 }
 
@@ -264,8 +256,9 @@ struct Departed {
 
 struct Visit {
     worker: DynamicWorker,
-    /// What the database's `changed_in` was when it began, and its version.
+    /// It has succeeded once the count covers more than this.
     changed_in: i64,
+    /// The database's version when it began.
     version: (u32, u32, u16),
 }
 
@@ -369,8 +362,9 @@ impl Launcher {
         }
     }
 
-    /// Finds out when a database that is at rest is to be visited for a census.
-    fn expect_census(&mut self, oid: u32) {
+    /// Finds out when a database that is at rest is to be visited for a census, but not
+    /// before `earliest`.
+    fn expect_census(&mut self, oid: u32, earliest: Instant) {
         let Some(database) = self.databases.get_mut(&oid) else {
             return;
         };
@@ -380,30 +374,34 @@ impl Launcher {
         let Some(entry) = database.entry else {
             return;
         };
-        let now = Instant::now();
         let row = entry.read();
-        let schedule = Schedule::after(entry.census(oid).as_ref(), row.stale, now);
-        database.census_due = if schedule.is_asked(row.requested) {
-            Some(now)
+        let schedule = Schedule::new(oid, &entry.history(oid), row.stale, Instant::now());
+        let due = if schedule.is_asked(row.requested) {
+            Some(schedule.earliest())
         } else {
-            // If it is due at once, the latest visit has not come to it.
-            let due = |naptime| schedule.due(naptime).unwrap_or(now).max(now + naptime);
-            settings::census_naptime().map(due)
+            settings::census_naptime().map(|naptime| schedule.due(naptime))
         };
+        database.census_due = due.map(|due| due.unwrap_or(earliest).max(earliest));
         self.censuses
             .extend(database.census_due.map(|due| (due, oid)));
+    }
+
+    fn is_asked_since(&self, oid: u32, request: i64) -> bool {
+        let entry = self.databases.get(&oid).and_then(|database| database.entry);
+        entry.is_some_and(|entry| entry.read().requested > request)
     }
 
     /// Has databases at rest be visited whose census is due, or is asked for.
     fn visit_for_census(&mut self, reloaded: bool, now: Instant) {
         let requests = registry::census_requests();
         if requests != self.census_requests || reloaded {
-            self.census_requests = requests;
             for oid in self.databases.keys().copied().collect::<Vec<_>>() {
-                if !self.restless.contains(&oid) {
-                    self.expect_census(oid);
+                let is_concerned = reloaded || self.is_asked_since(oid, self.census_requests);
+                if is_concerned && !self.restless.contains(&oid) {
+                    self.expect_census(oid, now);
                 }
             }
+            self.census_requests = requests;
         }
         while let Some((due, oid)) = self.censuses.first().copied()
             && due <= now
@@ -634,7 +632,8 @@ impl Launcher {
             database.past = Past::default();
             self.restless.remove(&oid);
             self.dequeue(oid);
-            self.expect_census(oid);
+            // One that is due by now, the visit has not come to.
+            self.expect_census(oid, Instant::now() + CENSUS_INTERVAL);
         } else {
             self.enqueue(oid);
         }
@@ -681,7 +680,7 @@ impl Launcher {
             let row = entry.read();
             let report = database.report.get_or_insert_default();
             report.said = row.said;
-            let census = || entry.census_if_fresh(*oid);
+            let census = || entry.summary(*oid);
             if report.count(&database.name.to_string_lossy(), row.relations, census) {
                 entry.remember(report.said);
             }
@@ -730,7 +729,8 @@ impl Launcher {
             };
             database.visit = Some(Visit {
                 worker,
-                changed_in: database.changed_in,
+                // A count that was right before is no success.
+                changed_in: database.changed_in.max(registry::epoch() - 1),
                 version: database.version,
             });
             self.visited.insert(*oid);

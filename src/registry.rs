@@ -34,7 +34,7 @@
 //!
 //! With a list of databases there is no launcher, and no row follows.
 
-use crate::census::Census;
+use crate::census::{Census, History};
 use crate::counter::Tally;
 use crate::server::clock;
 use crate::server::exit::call_at_exit;
@@ -80,7 +80,7 @@ pub struct Row {
     pub dismissed: bool,
     /// Whether the worker that was there last left because it wanted to.
     pub left_at_ease: bool,
-    /// Whether the database has been counted again since its latest census.
+    /// Whether the database may have changed since its latest census.
     pub stale: bool,
     /// The latest request for a census; 0 if there was none.
     pub requested: i64,
@@ -110,9 +110,9 @@ impl Row {
             self.max_at = now;
         }
         self.ticks += 1;
+        self.stale |= tally.changed;
         if let Some(duration) = tally.counted_in {
             self.recounts += 1;
-            self.stale = true;
             self.last_count_us = duration.as_micros() as i64;
         }
     }
@@ -256,6 +256,7 @@ impl Entry {
             for database in databases.iter().copied() {
                 let entry = taken.remove(&database).or_else(|| {
                     let free = free.pop().or_else(Entry::another)?;
+                    free.census.update(|words| words.fill(0));
                     free.update(|row| {
                         *row = Row {
                             database,
@@ -273,9 +274,10 @@ impl Entry {
     /// One that has never been anybody's.
     fn another() -> Option<Entry> {
         let used = used();
-        let another = all_entries().nth(used)?;
+        let row = all_slots().get(1 + used)?;
+        let census = shared_slots::all_wide()?.get(used)?;
         header().used.store(used as i64 + 1, Ordering::Release);
-        Some(another)
+        Some(Entry { row, census })
     }
 
     /// Makes this process the worker of `database`, whose row this is, until it exits, in
@@ -324,21 +326,33 @@ impl Entry {
         self.update(|row| row.said = said);
     }
 
-    /// Enters a census, which was begun before what it does not have was received.
+    /// Enters that a census of `database`, whose row this is, is begun.
+    pub fn begin_census(&self, database: u32) {
+        self.census.update(|words| History::begin(words, database));
+    }
+
+    /// Enters that a census that was begun was put off.
+    pub fn put_off_census(&self) {
+        self.census.update(History::put_off);
+    }
+
+    /// Enters a census, which has seen all that the latest tick had been told of.
     pub fn enter_census(&self, database: u32, census: &Census) {
-        self.census
-            .update(|words| *words = census.to_words(database));
+        let census = census.to_words(database);
+        self.census.update(|words| *words = census);
         self.update(|row| row.stale = false);
     }
 
-    /// The latest census of `database`, whose row this is, if there has been any.
-    pub fn census(&self, database: u32) -> Option<Census> {
-        Census::from_words(self.census.read(), database)
+    /// What is known of the censuses of `database`, whose row this is.
+    pub fn history(&self, database: u32) -> History {
+        History::from_words(self.census.read(), database)
     }
 
-    /// The same, unless the database has been counted again since.
-    pub fn census_if_fresh(&self, database: u32) -> Option<Census> {
-        (!self.read().stale).then(|| self.census(database))?
+    /// What a warning says of the latest census, if there has been any.
+    pub fn summary(&self, database: u32) -> Option<String> {
+        let is_stale = self.read().stale;
+        let latest = self.history(database).latest?;
+        Some(latest.summary(is_stale))
     }
 
     /// Has the row be ready for a worker, which may or may not leave at ease.
@@ -580,8 +594,8 @@ pub fn censuses() -> impl Iterator<Item = (u32, Census)> {
     entries().filter_map(|entry| {
         let row = entry.read();
         let is_counted = row.database != 0 && row.counted_at != 0;
-        let census = entry.census(row.database).filter(|_| is_counted)?;
-        Some((row.database, census))
+        let census = Census::from_words(entry.census.read(), row.database)?;
+        is_counted.then_some((row.database, census))
     })
 }
 
@@ -598,7 +612,7 @@ pub fn request_census(database: Option<u32>) -> bool {
         entry.update(|row| {
             let wanted = database.is_none_or(|oid| oid == row.database);
             if wanted && row.database != 0 {
-                row.requested = request;
+                row.requested = row.requested.max(request);
                 found = true;
             }
         });

@@ -1,6 +1,5 @@
 //! What the log says of the counts of a database.
 
-use crate::census::Census;
 use crate::registry::Said;
 use crate::server::log::Line;
 use crate::settings::{self, LogCounts};
@@ -28,7 +27,7 @@ impl Report {
         &mut self,
         database: &str,
         relations: i64,
-        census: impl FnOnce() -> Option<Census>,
+        census: impl FnOnce() -> Option<String>,
     ) -> bool {
         let before = self.said;
         let text = || format!("Currently {relations} relations in database \"{database}\"");
@@ -60,7 +59,7 @@ impl Report {
         database: &str,
         relations: i64,
         threshold: Option<i64>,
-        census: impl FnOnce() -> Option<Census>,
+        census: impl FnOnce() -> Option<String>,
     ) {
         let above = threshold.filter(|threshold| relations > *threshold);
         match above {
@@ -80,7 +79,7 @@ impl Report {
     }
 }
 
-fn too_many(database: &str, relations: i64, threshold: i64, census: Option<Census>) {
+fn too_many(database: &str, relations: i64, threshold: i64, census: Option<String>) {
     let mut warning = pg_sys::panic::ErrorReport::new(
         PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
         format!(
@@ -90,7 +89,7 @@ fn too_many(database: &str, relations: i64, threshold: i64, census: Option<Censu
     )
     .set_hint("Look for runaway temporary tables, partitions or schemas, or raise count_relations.warn_above.");
     if let Some(census) = census {
-        warning = warning.set_detail(census.summary());
+        warning = warning.set_detail(census);
     }
     warning.report(PgLogLevel::WARNING);
 }

@@ -108,7 +108,7 @@ pub fn define() {
         GucRegistry::define_int_guc(
             CENSUS_NAPTIME_NAME,
             c"Sets the time from one census of a database's relations to the next.",
-            c"There is none while nothing changes. 0 turns it off.",
+            c"There is hardly any while nothing changes. 0 turns it off.",
             &CENSUS_NAPTIME,
             0,
             LONGEST_NAPTIME_MS,

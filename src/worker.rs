@@ -11,7 +11,7 @@
 use crate::attempts::{Attempts, RESTART_INTERVAL};
 use crate::budget;
 use crate::cadence::Cadence;
-use crate::census::{Census, Schedule};
+use crate::census::Schedule;
 use crate::counter::Counter;
 use crate::registry::{self, Entry};
 use crate::report::{self, Report};
@@ -145,6 +145,7 @@ pub extern "C-unwind" fn count_relations_launched_main(argument: pg_sys::Datum) 
             let mut visit = Stay::Visit {
                 last_change: Instant::now(),
                 has_counted: false,
+                has_taken_census: false,
             };
             let Err(reason) = run(&session, entry, &mut visit);
             registry::leave_at_ease();
@@ -172,6 +173,7 @@ enum Stay {
     Visit {
         last_change: Instant,
         has_counted: bool,
+        has_taken_census: bool,
     },
 }
 
@@ -192,6 +194,30 @@ impl Stay {
         }
     }
 
+    /// Whether there is processor time for a census.
+    fn affords_census(&self) -> bool {
+        match self {
+            Stay::ForGood(_) => true,
+            // The first count may have taken all that there was.
+            Stay::Visit {
+                has_counted,
+                has_taken_census,
+                ..
+            } => *has_counted && !has_taken_census || !budget::is_overdrawn(),
+        }
+    }
+
+    /// Takes notice of a census.
+    fn took_census(&mut self) {
+        if let Stay::Visit {
+            has_taken_census, ..
+        } = self
+        {
+            *has_taken_census = true;
+            budget::settle_up();
+        }
+    }
+
     /// Takes notice of a tick, which had to count or not.
     fn ticked(&mut self, counted: bool, now: Instant) {
         match self {
@@ -199,6 +225,7 @@ impl Stay {
             Stay::Visit {
                 last_change,
                 has_counted,
+                ..
             } => {
                 *has_counted = true;
                 if counted {
@@ -221,6 +248,7 @@ impl Stay {
         let Stay::Visit {
             last_change,
             has_counted: true,
+            ..
         } = self
         else {
             return None;
@@ -265,9 +293,9 @@ fn run(session: &Session, entry: Entry, stay: &mut Stay) -> Result<Infallible, R
     let mut cadence = Cadence::new(Instant::now(), settings::naptime());
     let mut statistics = Statistics::default();
     let mut lock = Watch::of(session.database_oid);
-    let latest = entry.census(session.database_oid);
+    let oid = session.database_oid;
     let stale = entry.read().stale;
-    let mut census = Schedule::after(latest.as_ref(), stale, Instant::now());
+    let mut census = Schedule::new(oid, &entry.history(oid), stale, Instant::now());
     loop {
         if signals::terminated() {
             return Err("leaving due to SIGTERM");
@@ -301,12 +329,12 @@ fn run(session: &Session, entry: Entry, stay: &mut Stay) -> Result<Infallible, R
                 let tally = counter.tick(settings::skip_unchanged());
                 entry.observe(&tally, epoch);
                 counted = tally.counted_in.is_some();
-                census.stale |= counted;
-                let latest = || {
-                    enter(entry, session, census.hurry(now));
-                    entry.census_if_fresh(session.database_oid)
+                census.stale |= tally.changed;
+                let what_there_is = || {
+                    census.hurry(entry, row.requested, now);
+                    entry.summary(oid)
                 };
-                if report.count(database, tally.relations, latest) {
+                if report.count(database, tally.relations, what_there_is) {
                     entry.remember(report.said);
                 }
                 let duration = tally.counted_in.unwrap_or_default();
@@ -320,20 +348,14 @@ fn run(session: &Session, entry: Entry, stay: &mut Stay) -> Result<Infallible, R
                 report::rest(database, rest);
             }
         }
-        if stay.affords_count() {
-            enter(entry, session, census.follow(row.requested, now));
+        if stay.affords_census() && census.follow(entry, row.requested, now) {
+            stay.took_census();
+            now = Instant::now();
         }
         if let Some(reason) = stay.is_over(now) {
             return Err(reason);
         }
         statistics.report(counted, now);
         nap::nap(cadence.time_left(now).min(lock.interval()));
-    }
-}
-
-/// Enters a census that has been taken, if one has.
-fn enter(entry: Entry, session: &Session, census: Option<Census>) {
-    if let Some(census) = census {
-        entry.enter_census(session.database_oid, &census);
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::all_databases::{self, await_rest};
 use crate::cluster::{Background, Cluster, Level, eventually};
+use nix::sys::signal::Signal;
 use postgres::Client;
 use postgres::error::SqlState;
 use std::collections::BTreeMap;
@@ -401,6 +402,12 @@ fn what_is_read_is_of_one_census_whatever_changes() {
         }
     }
     assert!(sums.len() > 5, "{} censuses", sums.len());
+    for _ in 0..300 {
+        let sql = "SELECT count(*), min(checked_at) = max(checked_at) FROM relation_catalogs \
+                   WHERE datname = 'app'";
+        let row = view.query_one(sql, &[]).unwrap();
+        assert_eq!((row.get::<_, i64>(0), row.get::<_, bool>(1)), (8, true));
+    }
     drop(busy);
     assert_right(&cluster, "app");
 }
@@ -429,6 +436,38 @@ fn a_catalog_that_somebody_has_locked_puts_it_off_and_no_tick() {
     assert!(view.query_opt(&sql, &[]).unwrap().is_none());
     locker.batch_execute("COMMIT").unwrap();
     eventually("the census", || view.query_opt(&sql, &[]).unwrap());
+}
+
+/// What a role without rights may not read.
+#[test]
+fn one_that_fails_is_tried_less_and_less_often_and_the_count_goes_on() {
+    let refused = "permission denied for table pg_namespace";
+    for databases in ["app", "*"] {
+        let cluster = Cluster::init(LISTED);
+        cluster.configure(&["count_relations.databases = ''"]);
+        cluster.start_server();
+        cluster.execute("postgres", "CREATE ROLE watcher LOGIN");
+        cluster.execute("app", "REVOKE ALL ON pg_namespace FROM PUBLIC");
+        cluster.stop(Signal::SIGINT);
+        cluster.configure(&[
+            &format!("count_relations.databases = '{databases}'"),
+            "count_relations.role = 'watcher'",
+        ]);
+        cluster.expect(refused);
+        cluster.start_server();
+        for nth in 1..=2 {
+            cluster.await_nth_line(refused, nth);
+            cluster.execute("app", "CREATE TABLE t (); DROP TABLE t");
+        }
+        let errors = cluster.lines_with(refused);
+        assert!(errors[1].time - errors[0].time > 4.5, "{errors:?}");
+        // Between the second and the third there are fifteen seconds.
+        let counted = cluster.counts("app").len();
+        eventually("a hundred counts", || {
+            (cluster.counts("app").len() > counted + 100).then_some(())
+        });
+        assert_eq!(cluster.lines_with(refused).len(), 2);
+    }
 }
 
 #[test]

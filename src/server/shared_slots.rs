@@ -25,7 +25,7 @@ use std::time::Duration;
 pub const WORDS: usize = 17;
 
 /// How many numbers a wide slot holds.
-pub const WIDE_WORDS: usize = 217;
+pub const WIDE_WORDS: usize = 220;
 
 #[repr(C)]
 pub struct Slot<const WORDS: usize = { self::WORDS }> {
@@ -62,9 +62,8 @@ static PREVIOUS_STARTUP_HOOK: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
 
 type Hook = unsafe extern "C-unwind" fn();
 
-/// Has the server set up all that, zero, when it sets up
-/// its shared memory, also after a crash, and the postmaster call `then`: all libraries
-/// are loaded by then. To be called from `_PG_init` while the library is being preloaded.
+/// Has the server set up all that, with zeros, whenever it sets up its shared memory, and the
+/// postmaster then call `then`: all libraries are loaded by then. To be called from `_PG_init` while the library is being preloaded.
 pub fn request(sizes: Sizes, then: fn()) {
     // The library is loaded once.
     let _ = SIZES.set(sizes);
