@@ -51,9 +51,12 @@ say "The worker, as ps shows it"
 # shellcheck disable=SC2009 # pgrep shows no columns
 ps -o user,pid,args --ppid "$(head -n 1 "$data/postmaster.pid")" | grep -E 'PID|bgworker: count relations' >&2
 
-say "What SQL sees: CREATE EXTENSION count_relations; SELECT … FROM relation_counts"
+say "What SQL sees: CREATE EXTENSION count_relations; SELECT … FROM relation_counts, and so on"
 as_postgres "$pg_bin/psql" -qX -P pager=off -h "$dir" -U postgres -c 'CREATE EXTENSION count_relations' \
-    -c 'SELECT datname, relations, counted_at::time(0), min_relations, max_relations FROM relation_counts' >&2
+    -c 'SELECT datname, relations, counted_at::time(0), min_relations, max_relations FROM relation_counts' \
+    -c 'SELECT relkind, relpersistence, relations FROM relation_counts_by_kind ORDER BY 3 DESC LIMIT 3' \
+    -c 'SELECT nspname, schemas, relations FROM relation_counts_by_schema ORDER BY 3 DESC LIMIT 3' \
+    -c 'SELECT relname, live_rows, dead_rows, total_bytes FROM relation_catalogs ORDER BY 4 DESC LIMIT 3' >&2
 
 say "Connect with: ${original_pg_config%/*}/psql -h $dir -U postgres"
 say "The server's log (Ctrl-C stops the server and removes the cluster)"

@@ -29,6 +29,21 @@ const PAUSES: [Duration; 4] = [
     Duration::from_secs(55),
 ];
 
+/// The same where nobody waits for it as for the first count.
+const LONGER_PAUSES: [Duration; 6] = [
+    RESTART_INTERVAL,
+    Duration::from_secs(15),
+    Duration::from_secs(30),
+    Duration::from_secs(60),
+    Duration::from_secs(120),
+    Duration::from_secs(300),
+];
+
+/// How long to wait after so many failures in a row, one at least, of visits or censuses.
+pub fn pause_after_failures(failures: usize) -> Duration {
+    LONGER_PAUSES[failures.clamp(1, LONGER_PAUSES.len()) - 1]
+}
+
 /// How long to wait after that many failures in a row.
 fn pause_after(failures: i64) -> Duration {
     let last = PAUSES.len() as i64 - 1;

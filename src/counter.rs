@@ -71,7 +71,7 @@ use std::ffi::CStr;
 use std::time::{Duration, Instant};
 
 /// What is run, and what `pg_stat_activity` shows.
-const QUERY: &CStr = c"SELECT count(*) FROM pg_class";
+pub const QUERY: &CStr = c"SELECT count(*) FROM pg_class";
 
 /// Counts the relations of the database that the process is connected to.
 #[derive(Default)]
@@ -87,6 +87,8 @@ pub struct Tally {
     /// How long the query took, without the wait for its locks; `None` if it did
     /// not have to run.
     pub counted_in: Option<Duration>,
+    /// Whether anything may have changed since the last tick.
+    pub changed: bool,
 }
 
 impl Counter {
@@ -112,9 +114,11 @@ impl Counter {
             Some(relations) if skip_unchanged && !invalidation::pg_class_changed() => Tally {
                 relations,
                 counted_in: None,
+                changed: false,
             },
-            _ => {
-                let tally = cancelable(|| transaction(|| self.count()));
+            last => {
+                let changed = last.is_none() || invalidation::pg_class_changed();
+                let tally = cancelable(|| transaction(|| self.count(changed)));
                 // What counting took; it may be long until the next.
                 heap::give_back();
                 tally
@@ -122,7 +126,7 @@ impl Counter {
         }
     }
 
-    fn count(&mut self) -> Tally {
+    fn count(&mut self, changed: bool) -> Tally {
         activity::running(QUERY);
         relation_lock::lock_pg_class();
         let started = Instant::now();
@@ -135,6 +139,7 @@ impl Counter {
         Tally {
             relations,
             counted_in,
+            changed,
         }
     }
 

@@ -65,9 +65,10 @@
 //! often, until one succeeds; sooner once the row of `pg_database` changes, but never at
 //! once: its owner can have both happen as often as she likes.
 
-use crate::attempts::{Attempts, RESTART_INTERVAL};
+use crate::attempts::{Attempts, RESTART_INTERVAL, pause_after_failures};
 use crate::budget::{self, Income};
 use crate::cadence::Cadence;
+use crate::census::Schedule;
 use crate::registry::{self, Entry};
 use crate::report::{self, Alarm, Report};
 use crate::server::activity::Statistics;
@@ -102,15 +103,8 @@ const LISTING_INTERVAL: Duration = Duration::from_secs(1);
 /// when workers leave, too.
 const ROW_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long after the first failure in a row, the second, and so on to visit again.
-const PAUSES: [Duration; 6] = [
-    RESTART_INTERVAL,
-    Duration::from_secs(15),
-    Duration::from_secs(30),
-    Duration::from_secs(60),
-    Duration::from_secs(120),
-    Duration::from_secs(300),
-];
+/// How long after a visit that came to no census to send another for that.
+const CENSUS_INTERVAL: Duration = Duration::from_secs(15);
 
 /// How long a database that is not counted any more is remembered.
 const MEMORY: Duration = Duration::from_secs(60);
@@ -191,6 +185,7 @@ pub extern "C-unwind" fn count_relations_launcher_main(_argument: pg_sys::Datum)
             cadence.advance(now, now);
         }
         launcher.report(is_due, reloaded);
+        launcher.visit_for_census(reloaded, now);
         let nap = launcher.send_workers(now);
         statistics.report(listing, now);
         nap::nap(nap.min(cadence.time_left(Instant::now())));
@@ -208,6 +203,8 @@ struct Database {
     entry: Option<Entry>,
     /// The epoch in which it last changed.
     changed_in: i64,
+    /// When it is to be visited for a census, if it is at rest.
+    census_due: Option<Instant>,
     /// Its place among those that wait, if it does.
     place: Option<u64>,
     /// The visit that is under way.
@@ -228,16 +225,15 @@ struct Past {
 impl Past {
     /// Takes notice of a visit that did nothing.
     fn fail(&mut self, now: Instant) {
-        let pause = PAUSES[self.failures.min(PAUSES.len() - 1)];
         self.failures += 1;
-        self.not_before = Some(now + pause);
+        self.not_before = Some(now + pause_after_failures(self.failures));
     }
 
     /// Takes notice of a visit to a database that is not to be counted any more, for now.
     fn end_early(&mut self, has_counted: bool, now: Instant) {
         if has_counted {
             self.failures = 0;
-            self.not_before = Some(now + PAUSES[0]);
+            self.not_before = Some(now + RESTART_INTERVAL);
         } else {
             self.fail(now);
         }
@@ -245,7 +241,7 @@ impl Past {
 
     /// Has the next visit be soon, as somebody has changed something.
     fn cut_short(&mut self, now: Instant) {
-        self.not_before = self.not_before.map(|time| time.min(now + PAUSES[0]));
+        self.not_before = self.not_before.map(|time| time.min(now + RESTART_INTERVAL));
     }
 }
 
@@ -260,8 +256,9 @@ struct Departed {
 
 struct Visit {
     worker: DynamicWorker,
-    /// What the database's `changed_in` was when it began, and its version.
+    /// It has succeeded once the count covers more than this.
     changed_in: i64,
+    /// The database's version when it began.
     version: (u32, u32, u16),
 }
 
@@ -289,6 +286,10 @@ struct Launcher {
     queue: BTreeMap<u64, u32>,
     /// The next place.
     place: u64,
+    /// Those at rest that are to be visited for a census, by when.
+    censuses: BTreeSet<(Instant, u32)>,
+    /// How often somebody had asked for a census when that was last looked at.
+    census_requests: i64,
     /// The locks of databases that wait for a worker because somebody holds theirs.
     locks: HashMap<u32, Watch>,
     income: Income,
@@ -317,6 +318,8 @@ impl Launcher {
             visited: BTreeSet::new(),
             queue: BTreeMap::new(),
             place: 0,
+            censuses: BTreeSet::new(),
+            census_requests: registry::census_requests(),
             locks: HashMap::new(),
             income: Income::new(Instant::now()),
             failed: Vec::new(),
@@ -356,6 +359,59 @@ impl Launcher {
             && self.restless.insert(oid)
         {
             entry.settle();
+        }
+    }
+
+    /// Finds out when a database that is at rest is to be visited for a census, but not
+    /// before `earliest`.
+    fn expect_census(&mut self, oid: u32, earliest: Instant) {
+        let Some(database) = self.databases.get_mut(&oid) else {
+            return;
+        };
+        if let Some(due) = database.census_due.take() {
+            self.censuses.remove(&(due, oid));
+        }
+        let Some(entry) = database.entry else {
+            return;
+        };
+        let row = entry.read();
+        let schedule = Schedule::new(oid, &entry.history(oid), row.stale, Instant::now());
+        let due = if schedule.is_asked(row.requested) {
+            Some(schedule.earliest())
+        } else {
+            settings::census_naptime().map(|naptime| schedule.due(naptime))
+        };
+        database.census_due = due.map(|due| due.unwrap_or(earliest).max(earliest));
+        self.censuses
+            .extend(database.census_due.map(|due| (due, oid)));
+    }
+
+    fn is_asked_since(&self, oid: u32, request: i64) -> bool {
+        let entry = self.databases.get(&oid).and_then(|database| database.entry);
+        entry.is_some_and(|entry| entry.read().requested > request)
+    }
+
+    /// Has databases at rest be visited whose census is due, or is asked for.
+    fn visit_for_census(&mut self, reloaded: bool, now: Instant) {
+        let requests = registry::census_requests();
+        if requests != self.census_requests || reloaded {
+            for oid in self.databases.keys().copied().collect::<Vec<_>>() {
+                let is_concerned = reloaded || self.is_asked_since(oid, self.census_requests);
+                if is_concerned && !self.restless.contains(&oid) {
+                    self.expect_census(oid, now);
+                }
+            }
+            self.census_requests = requests;
+        }
+        while let Some((due, oid)) = self.censuses.first().copied()
+            && due <= now
+        {
+            self.censuses.pop_first();
+            if let Some(database) = self.databases.get_mut(&oid)
+                && database.census_due.take_if(|time| *time == due).is_some()
+            {
+                self.enqueue(oid);
+            }
         }
     }
 
@@ -461,6 +517,7 @@ impl Launcher {
                         version: new.version,
                         entry: None,
                         changed_in: registry::epoch(),
+                        census_due: None,
                         place: None,
                         visit: None,
                         past: past.unwrap_or_default(),
@@ -575,6 +632,8 @@ impl Launcher {
             database.past = Past::default();
             self.restless.remove(&oid);
             self.dequeue(oid);
+            // One that is due by now, the visit has not come to.
+            self.expect_census(oid, Instant::now() + CENSUS_INTERVAL);
         } else {
             self.enqueue(oid);
         }
@@ -621,7 +680,8 @@ impl Launcher {
             let row = entry.read();
             let report = database.report.get_or_insert_default();
             report.said = row.said;
-            if report.count(&database.name.to_string_lossy(), row.relations) {
+            let census = || entry.summary(*oid);
+            if report.count(&database.name.to_string_lossy(), row.relations, census) {
                 entry.remember(report.said);
             }
         }
@@ -657,6 +717,10 @@ impl Launcher {
                 waiting = Some(*place);
                 break;
             }
+            // One that is at rest is visited for a census.
+            if self.restless.insert(*oid) {
+                entry.settle();
+            }
             entry.expect_worker();
             let Some(worker) = worker::launch(*oid, self.role, &database.name) else {
                 waiting = Some(*place);
@@ -665,7 +729,8 @@ impl Launcher {
             };
             database.visit = Some(Visit {
                 worker,
-                changed_in: database.changed_in,
+                // A count that was right before is no success.
+                changed_in: database.changed_in.max(registry::epoch() - 1),
                 version: database.version,
             });
             self.visited.insert(*oid);

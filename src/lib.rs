@@ -8,6 +8,7 @@
 //! - [`attempts`]: how often to try what fails.
 //! - [`cadence`]: when the next tick is due.
 //! - [`counter`]: how many relations there are, and whether to count again.
+//! - [`census`]: which kinds, in which schemas, how bloated: seldom.
 //! - [`report`]: what the log says of it.
 //! - [`launcher`]: only for `databases = '*'`: one process that knows which databases have
 //!   changed, and sends workers to those.
@@ -18,8 +19,8 @@
 //! - [`server`]: the server's own facilities made safe. All `unsafe` is in there,
 //!   but for what exported symbols need.
 //!
-//! Data flows one way: settings → (launcher →) worker → counter → (log line, registry) →
-//! views.
+//! Data flows one way: settings → (launcher →) worker → counter, census → (log line,
+//! registry) → views.
 
 use crate::server::shared_slots;
 use pgrx::prelude::*;
@@ -27,6 +28,7 @@ use pgrx::prelude::*;
 mod attempts;
 mod budget;
 mod cadence;
+mod census;
 mod counter;
 mod launcher;
 mod registry;
@@ -61,8 +63,7 @@ pub extern "C-unwind" fn _PG_init() {
             }
         };
         shared_slots::request(
-            registry::slots_for(databases),
-            registry::NUMBERS + workers * attempts::NUMBERS,
+            registry::sizes(databases, workers * attempts::NUMBERS),
             on_all_libraries_loaded,
         );
     }

@@ -34,11 +34,12 @@
 //!
 //! With a list of databases there is no launcher, and no row follows.
 
+use crate::census::{Census, History};
 use crate::counter::Tally;
 use crate::server::clock;
 use crate::server::exit::call_at_exit;
 use crate::server::session::my_pid;
-use crate::server::shared_slots::{self, Slot, WORDS, exclusively};
+use crate::server::shared_slots::{self, Sizes, Slot, WORDS, WideSlot, exclusively};
 use std::collections::HashMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -79,6 +80,10 @@ pub struct Row {
     pub dismissed: bool,
     /// Whether the worker that was there last left because it wanted to.
     pub left_at_ease: bool,
+    /// Whether the database may have changed since its latest census.
+    pub stale: bool,
+    /// The latest request for a census; 0 if there was none.
+    pub requested: i64,
     /// The epoch that the count covers; see [`epoch`].
     pub covered: i64,
     /// Whether the header's ticks are this row's too.
@@ -105,6 +110,7 @@ impl Row {
             self.max_at = now;
         }
         self.ticks += 1;
+        self.stale |= tally.changed;
         if let Some(duration) = tally.counted_in {
             self.recounts += 1;
             self.last_count_us = duration.as_micros() as i64;
@@ -147,6 +153,7 @@ impl Row {
             covered,
             base,
             last_logged,
+            requested,
         ] = words;
         Row {
             database: database as u32,
@@ -163,6 +170,8 @@ impl Row {
             pid: pid as i32,
             dismissed: flags & DISMISSED != 0,
             left_at_ease: flags & LEFT_AT_EASE != 0,
+            stale: flags & STALE != 0,
+            requested,
             covered,
             follows: flags & FOLLOWS != 0,
             base,
@@ -190,12 +199,14 @@ impl Row {
             self.pid.into(),
             flag(self.dismissed, DISMISSED)
                 | flag(self.left_at_ease, LEFT_AT_EASE)
+                | flag(self.stale, STALE)
                 | flag(self.follows, FOLLOWS)
                 | flag(self.said.warned, WARNED)
                 | flag(self.said.last_logged.is_some(), LOGGED),
             self.covered,
             self.base,
             self.said.last_logged.unwrap_or_default(),
+            self.requested,
         ]
     }
 }
@@ -205,20 +216,22 @@ const LEFT_AT_EASE: i64 = 2;
 const FOLLOWS: i64 = 4;
 const WARNED: i64 = 8;
 const LOGGED: i64 = 16;
+const STALE: i64 = 32;
 
-/// A database's row.
+/// A database's row, and its census.
 #[derive(Clone, Copy)]
-pub struct Entry(&'static Slot);
+pub struct Entry {
+    row: &'static Slot,
+    census: &'static WideSlot,
+}
 
 /// The row that this process is the worker of, or would be.
-static OCCUPIED: OnceLock<&Slot> = OnceLock::new();
+static OCCUPIED: OnceLock<Entry> = OnceLock::new();
 
 impl Entry {
     /// The row of `database`, if it has one.
     pub fn find(database: u32) -> Option<Entry> {
-        let mut rows = slots().iter();
-        rows.find(|slot| Row::from_words(slot.read()).database == database)
-            .map(Entry)
+        entries().find(|entry| entry.read().database == database)
     }
 
     /// The row of `database`, which gets one if there is none. `None` if all are taken.
@@ -231,7 +244,7 @@ impl Entry {
         exclusively(header().table, || {
             let mut free = Vec::new();
             let mut taken = HashMap::new();
-            for entry in slots().iter().map(Entry) {
+            for entry in entries() {
                 let Row { database, .. } = entry.read();
                 if database == 0 {
                     free.push(entry);
@@ -243,6 +256,7 @@ impl Entry {
             for database in databases.iter().copied() {
                 let entry = taken.remove(&database).or_else(|| {
                     let free = free.pop().or_else(Entry::another)?;
+                    free.census.update(|words| words.fill(0));
                     free.update(|row| {
                         *row = Row {
                             database,
@@ -259,10 +273,11 @@ impl Entry {
 
     /// One that has never been anybody's.
     fn another() -> Option<Entry> {
-        let used = slots().len();
-        let another = all_slots().get(1 + used)?;
+        let used = used();
+        let row = all_slots().get(1 + used)?;
+        let census = shared_slots::all_wide()?.get(used)?;
         header().used.store(used as i64 + 1, Ordering::Release);
-        Some(Entry(another))
+        Some(Entry { row, census })
     }
 
     /// Makes this process the worker of `database`, whose row this is, until it exits, in
@@ -270,7 +285,7 @@ impl Entry {
     /// does not hold without one.
     pub fn occupy(&self, database: u32) -> bool {
         // A process has one row.
-        let _ = OCCUPIED.set(self.0);
+        let _ = OCCUPIED.set(*self);
         call_at_exit(vacate);
         let pid = my_pid();
         let mut occupied = false;
@@ -284,7 +299,7 @@ impl Entry {
     }
 
     pub fn read(&self) -> Row {
-        Row::from_words(self.0.read())
+        Row::from_words(self.row.read())
     }
 
     /// Enters what a tick found out, which covers `epoch`.
@@ -311,9 +326,33 @@ impl Entry {
         self.update(|row| row.said = said);
     }
 
-    /// Whether the database is not to be counted any more.
-    pub fn is_dismissed(&self) -> bool {
-        self.read().dismissed
+    /// Enters that a census of `database`, whose row this is, is begun.
+    pub fn begin_census(&self, database: u32) {
+        self.census.update(|words| History::begin(words, database));
+    }
+
+    /// Enters that a census that was begun was put off.
+    pub fn put_off_census(&self) {
+        self.census.update(History::put_off);
+    }
+
+    /// Enters a census, which has seen all that the latest tick had been told of.
+    pub fn enter_census(&self, database: u32, census: &Census) {
+        let census = census.to_words(database);
+        self.census.update(|words| *words = census);
+        self.update(|row| row.stale = false);
+    }
+
+    /// What is known of the censuses of `database`, whose row this is.
+    pub fn history(&self, database: u32) -> History {
+        History::from_words(self.census.read(), database)
+    }
+
+    /// What a warning says of the latest census, if there has been any.
+    pub fn summary(&self, database: u32) -> Option<String> {
+        let is_stale = self.read().stale;
+        let latest = self.history(database).latest?;
+        Some(latest.summary(is_stale))
     }
 
     /// Has the row be ready for a worker, which may or may not leave at ease.
@@ -346,7 +385,7 @@ impl Entry {
     }
 
     fn update(&self, change: impl FnOnce(&mut Row)) {
-        self.0.update(|words| {
+        self.row.update(|words| {
             let mut row = Row::from_words(*words);
             change(&mut row);
             *words = row.to_words();
@@ -370,8 +409,8 @@ fn vacate() {
 
 /// Changes the row that this process is the worker of, if it is.
 fn update_occupied(change: impl FnOnce(&mut Row)) {
-    if let Some(slot) = OCCUPIED.get() {
-        Entry(slot).update(|row| {
+    if let Some(entry) = OCCUPIED.get() {
+        entry.update(|row| {
             if row.pid == my_pid() {
                 change(row);
             }
@@ -383,7 +422,7 @@ fn update_occupied(change: impl FnOnce(&mut Row)) {
 /// it leaves when it next wakes up, and the row goes with it.
 pub fn retain(wanted: impl Fn(u32) -> bool) {
     exclusively(header().table, || {
-        for entry in slots().iter().map(Entry) {
+        for entry in entries() {
             let Row { database, .. } = entry.read();
             if database == 0 || wanted(database) {
                 continue;
@@ -396,13 +435,18 @@ pub fn retain(wanted: impl Fn(u32) -> bool) {
     });
 }
 
-/// How many numbers in shared memory the registry needs.
-pub const NUMBERS: usize = 5;
-
-/// How many slots it needs for so many databases.
-pub fn slots_for(databases: usize) -> usize {
-    databases + 1
+/// What the registry needs of shared memory for so many databases; `further` numbers come
+/// after its own.
+pub fn sizes(databases: usize, further: usize) -> Sizes {
+    Sizes {
+        slots: 1 + databases,
+        wide_slots: databases,
+        numbers: NUMBERS + further,
+    }
 }
+
+/// How many numbers in shared memory the registry needs.
+pub const NUMBERS: usize = 7;
 
 /// What is not of one database.
 pub struct Header {
@@ -412,13 +456,26 @@ pub struct Header {
     used: &'static AtomicI64,
     epoch: &'static AtomicI64,
     waiting: &'static AtomicI64,
+    /// How often somebody has begun, and come to the end of, asking for a census.
+    requests: &'static AtomicI64,
+    seen_requests: &'static AtomicI64,
     /// See [`crate::budget`].
     pub balance: &'static AtomicI64,
 }
 
 pub fn header() -> Header {
     let numbers = shared_slots::numbers().expect("the library is preloaded");
-    let [table, used, epoch, waiting, balance, ..] = numbers else {
+    let [
+        table,
+        used,
+        epoch,
+        waiting,
+        requests,
+        seen_requests,
+        balance,
+        ..,
+    ] = numbers
+    else {
         unreachable!("the registry's numbers come first");
     };
     Header {
@@ -426,6 +483,8 @@ pub fn header() -> Header {
         used,
         epoch,
         waiting,
+        requests,
+        seen_requests,
         balance,
     }
 }
@@ -484,19 +543,28 @@ fn all_slots() -> &'static [Slot] {
     shared_slots::all().unwrap_or_default()
 }
 
+/// All that there is room for.
+fn all_entries() -> impl Iterator<Item = Entry> {
+    let rows = all_slots().iter().skip(1);
+    let censuses = shared_slots::all_wide().unwrap_or_default();
+    rows.zip(censuses)
+        .map(|(row, census)| Entry { row, census })
+}
+
 /// Those of databases, and free ones among them.
-fn slots() -> &'static [Slot] {
-    match all_slots() {
-        [_, databases @ ..] => &databases[..header().used.load(Ordering::Acquire) as usize],
-        [] => &[],
-    }
+fn entries() -> impl Iterator<Item = Entry> {
+    all_entries().take(used())
+}
+
+fn used() -> usize {
+    header().used.load(Ordering::Acquire) as usize
 }
 
 /// The rows of all databases that have been counted.
 pub fn counted() -> impl Iterator<Item = Row> {
     let confirmed = confirmed();
-    slots().iter().filter_map(move |slot| {
-        let mut row = Row::from_words(slot.read());
+    entries().filter_map(move |entry| {
+        let mut row = entry.read();
         row.take_in(confirmed);
         (row.database != 0 && row.counted_at != 0).then_some(row)
     })
@@ -507,9 +575,9 @@ pub fn counted() -> impl Iterator<Item = Row> {
 pub fn reset(database: Option<u32>) -> bool {
     let now = clock::now();
     let mut found = false;
-    for slot in slots() {
+    for entry in entries() {
         let confirmed = confirmed();
-        Entry(slot).update(|row| {
+        entry.update(|row| {
             let wanted = database.is_none_or(|oid| oid == row.database);
             if wanted && row.database != 0 && row.counted_at != 0 {
                 row.take_in(confirmed);
@@ -518,5 +586,38 @@ pub fn reset(database: Option<u32>) -> bool {
             }
         });
     }
+    found
+}
+
+/// The latest census of all databases that have been counted, by oid.
+pub fn censuses() -> impl Iterator<Item = (u32, Census)> {
+    entries().filter_map(|entry| {
+        let row = entry.read();
+        let is_counted = row.database != 0 && row.counted_at != 0;
+        let census = Census::from_words(entry.census.read(), row.database)?;
+        is_counted.then_some((row.database, census))
+    })
+}
+
+/// How often somebody has asked for a census.
+pub fn census_requests() -> i64 {
+    header().seen_requests.load(Ordering::Acquire)
+}
+
+/// Asks for a census of one database or of all. Returns whether there was one to ask for.
+pub fn request_census(database: Option<u32>) -> bool {
+    let request = header().requests.fetch_add(1, Ordering::Relaxed) + 1;
+    let mut found = false;
+    for entry in entries() {
+        entry.update(|row| {
+            let wanted = database.is_none_or(|oid| oid == row.database);
+            if wanted && row.database != 0 {
+                row.requested = row.requested.max(request);
+                found = true;
+            }
+        });
+    }
+    // Whoever sees that, sees the rows.
+    header().seen_requests.store(request, Ordering::Release);
     found
 }

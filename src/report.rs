@@ -21,9 +21,14 @@ impl Report {
         Report { said, line: None }
     }
 
-    /// Reports a count, as `log_counts` and `warn_above` ask for. Returns whether there is
-    /// something new to remember.
-    pub fn count(&mut self, database: &str, relations: i64) -> bool {
+    /// Reports a count, as `log_counts` and `warn_above` ask for; `census` is what a warning
+    /// takes its DETAIL from. Returns whether there is something new to remember.
+    pub fn count(
+        &mut self,
+        database: &str,
+        relations: i64,
+        census: impl FnOnce() -> Option<String>,
+    ) -> bool {
         let before = self.said;
         let text = || format!("Currently {relations} relations in database \"{database}\"");
         match settings::log_counts() {
@@ -44,15 +49,23 @@ impl Report {
             }
             LogCounts::None => {}
         }
-        self.compare(database, relations, settings::warn_above());
+        self.compare(database, relations, settings::warn_above(), census);
         self.said != before
     }
 
     /// Warns when the count rises above the threshold, and says when it is back.
-    fn compare(&mut self, database: &str, relations: i64, threshold: Option<i64>) {
+    fn compare(
+        &mut self,
+        database: &str,
+        relations: i64,
+        threshold: Option<i64>,
+        census: impl FnOnce() -> Option<String>,
+    ) {
         let above = threshold.filter(|threshold| relations > *threshold);
         match above {
-            Some(threshold) if !self.said.warned => too_many(database, relations, threshold),
+            Some(threshold) if !self.said.warned => {
+                too_many(database, relations, threshold, census())
+            }
             None if self.said.warned => {
                 if let Some(threshold) = threshold {
                     log::info!(
@@ -66,16 +79,19 @@ impl Report {
     }
 }
 
-fn too_many(database: &str, relations: i64, threshold: i64) {
-    pg_sys::panic::ErrorReport::new(
+fn too_many(database: &str, relations: i64, threshold: i64, census: Option<String>) {
+    let mut warning = pg_sys::panic::ErrorReport::new(
         PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
         format!(
             "database \"{database}\" has {relations} relations, more than count_relations.warn_above ({threshold})"
         ),
         function_name!(),
     )
-    .set_hint("Look for runaway temporary tables, partitions or schemas, or raise count_relations.warn_above.")
-    .report(PgLogLevel::WARNING);
+    .set_hint("Look for runaway temporary tables, partitions or schemas, or raise count_relations.warn_above.");
+    if let Some(census) = census {
+        warning = warning.set_detail(census);
+    }
+    warning.report(PgLogLevel::WARNING);
 }
 
 /// Says at DEBUG1 that the next count waits because the last one took long.

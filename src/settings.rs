@@ -13,6 +13,7 @@ static DATABASES: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"postgres"));
 static SKIP_UNCHANGED: GucSetting<bool> = GucSetting::<bool>::new(true);
 static LOG_COUNTS: GucSetting<LogCounts> = GucSetting::<LogCounts>::new(LogCounts::All);
+static CENSUS_NAPTIME: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 static WARN_ABOVE: GucSetting<i32> = GucSetting::<i32>::new(0);
 static MAX_DATABASES: GucSetting<i32> = GucSetting::<i32>::new(1_024);
 static MAX_WORKERS: GucSetting<i32> = GucSetting::<i32>::new(2);
@@ -100,6 +101,19 @@ pub fn define() {
             &LOG_COUNTS,
             GucContext::Sighup,
             GucFlags::default(),
+        );
+    });
+    const CENSUS_NAPTIME_NAME: &CStr = c"count_relations.census_naptime";
+    define_strictly(CENSUS_NAPTIME_NAME, || {
+        GucRegistry::define_int_guc(
+            CENSUS_NAPTIME_NAME,
+            c"Sets the time from one census of a database's relations to the next.",
+            c"There is hardly any while nothing changes. 0 turns it off.",
+            &CENSUS_NAPTIME,
+            0,
+            LONGEST_NAPTIME_MS,
+            GucContext::Sighup,
+            GucFlags::UNIT_MS,
         );
     });
     const WARN_ABOVE_NAME: &CStr = c"count_relations.warn_above";
@@ -232,6 +246,12 @@ pub fn databases() -> Databases {
 /// The role to connect as; `None` for the bootstrap superuser.
 pub fn role() -> Option<CString> {
     ROLE.get().filter(|role| !role.is_empty())
+}
+
+/// The least time from one census of a database to the next; `None` if there is to be none.
+pub fn census_naptime() -> Option<Duration> {
+    let milliseconds = CENSUS_NAPTIME.get().unsigned_abs();
+    (milliseconds > 0).then(|| Duration::from_millis(milliseconds.into()))
 }
 
 /// The largest number of databases that can be counted.

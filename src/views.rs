@@ -1,5 +1,6 @@
 //! What SQL sees of the registry; the objects themselves are made in `sql/`.
 
+use crate::census::{CATALOGS, Census};
 use crate::registry;
 use crate::server::database_list::{database_name, database_oid};
 use crate::server::preload::require_preloaded;
@@ -55,6 +56,121 @@ fn relation_counts() -> TableIterator<
     }))
 }
 
+/// The rows of the view of kinds; names as in [`relation_counts`], and in the views below.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)] // a row type, which pgrx wants to see here
+fn relation_counts_by_kind() -> TableIterator<
+    'static,
+    (
+        name!(datid, pg_sys::Oid),
+        name!(datname, Option<Vec<u8>>),
+        name!(relkind, i8),
+        name!(relpersistence, i8),
+        name!(relispartition, bool),
+        name!(relations, i64),
+        name!(counted_at, TimestampWithTimeZone),
+    ),
+> {
+    TableIterator::new(of_censuses(|database, name, census| {
+        let rows = census.kinds.iter().map(|kind| {
+            (
+                database,
+                name.clone(),
+                kind.relkind as i8,
+                kind.relpersistence as i8,
+                kind.relispartition,
+                kind.relations.into(),
+                timestamp(census.taken_at),
+            )
+        });
+        rows.collect()
+    }))
+}
+
+/// The rows of the view of schemas.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)] // as above
+fn relation_counts_by_schema() -> TableIterator<
+    'static,
+    (
+        name!(datid, pg_sys::Oid),
+        name!(datname, Option<Vec<u8>>),
+        name!(nspname, Option<Vec<u8>>),
+        name!(schemas, i64),
+        name!(relations, i64),
+        name!(counted_at, TimestampWithTimeZone),
+    ),
+> {
+    TableIterator::new(of_censuses(|database, name, census| {
+        let rows = census.schemas.iter().map(|schema| {
+            (
+                database,
+                name.clone(),
+                Some(schema.name.clone()).filter(|name| !name.is_empty()),
+                schema.schemas.into(),
+                schema.relations.into(),
+                timestamp(census.taken_at),
+            )
+        });
+        rows.collect()
+    }))
+}
+
+/// The rows of the view of catalogs.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)] // as above
+fn relation_catalogs() -> TableIterator<
+    'static,
+    (
+        name!(datid, pg_sys::Oid),
+        name!(datname, Option<Vec<u8>>),
+        name!(relname, Vec<u8>),
+        name!(live_rows, Option<i64>),
+        name!(dead_rows, Option<i64>),
+        name!(rows_inserted, Option<i64>),
+        name!(rows_deleted, Option<i64>),
+        name!(total_bytes, i64),
+        name!(checked_at, TimestampWithTimeZone),
+    ),
+> {
+    TableIterator::new(of_censuses(|database, name, census| {
+        let rows = CATALOGS
+            .iter()
+            .zip(&census.catalogs)
+            .map(|((relname, _), catalog)| {
+                let statistic = |number| census.has_statistics.then_some(number);
+                (
+                    database,
+                    name.clone(),
+                    relname.to_bytes().to_vec(),
+                    statistic(catalog.live_rows),
+                    statistic(catalog.dead_rows),
+                    statistic(catalog.rows_inserted),
+                    statistic(catalog.rows_deleted),
+                    catalog.total_bytes,
+                    timestamp(census.taken_at),
+                )
+            });
+        rows.collect()
+    }))
+}
+
+/// What `rows` makes of the census of each database that is counted.
+fn of_censuses<R>(
+    rows: impl Fn(pg_sys::Oid, Option<Vec<u8>>, &Census) -> Vec<R>,
+) -> std::vec::IntoIter<R> {
+    require_preloaded("count_relations", registry::exists());
+    let databases = settings::databases();
+    let mut all = Vec::new();
+    for (database, census) in registry::censuses() {
+        let name = database_name(database);
+        if is_counted(&databases, name.as_deref()) {
+            all.extend(rows(pg_sys::Oid::from(database), name, &census));
+        }
+    }
+    all.into_iter()
+}
+
 /// Whether a database that has a row is still counted. What is on a list is a name, and the
 /// database that had it may have got another one.
 fn is_counted(databases: &Databases, name: Option<&[u8]>) -> bool {
@@ -73,8 +189,21 @@ fn is_counted(databases: &Databases, name: Option<&[u8]>) -> bool {
 /// The argument is a `name`, which is laid out as a C string is.
 #[pg_extern(sql = false)]
 fn relation_counts_reset(datname: Option<&CStr>) {
+    of_one_or_all(datname, registry::reset);
+}
+
+/// Asks for a census of the database `datname`, or of all if it is null, and does not wait
+/// for it. Raises an ERROR as [`relation_counts_reset`] does.
+#[pg_extern(sql = false)]
+fn relation_counts_census(datname: Option<&CStr>) {
+    of_one_or_all(datname, registry::request_census);
+}
+
+/// Has `action`, which says whether there was anything to do, be done for one database, or
+/// for all.
+fn of_one_or_all(datname: Option<&CStr>, action: fn(Option<u32>) -> bool) {
     require_preloaded("count_relations", registry::exists());
-    if !registry::reset(datname.map(database_oid))
+    if !action(datname.map(database_oid))
         && let Some(name) = datname
     {
         ereport!(

@@ -11,6 +11,7 @@
 use crate::attempts::{Attempts, RESTART_INTERVAL};
 use crate::budget;
 use crate::cadence::Cadence;
+use crate::census::Schedule;
 use crate::counter::Counter;
 use crate::registry::{self, Entry};
 use crate::report::{self, Report};
@@ -144,6 +145,7 @@ pub extern "C-unwind" fn count_relations_launched_main(argument: pg_sys::Datum) 
             let mut visit = Stay::Visit {
                 last_change: Instant::now(),
                 has_counted: false,
+                has_taken_census: false,
             };
             let Err(reason) = run(&session, entry, &mut visit);
             registry::leave_at_ease();
@@ -171,6 +173,7 @@ enum Stay {
     Visit {
         last_change: Instant,
         has_counted: bool,
+        has_taken_census: bool,
     },
 }
 
@@ -191,6 +194,30 @@ impl Stay {
         }
     }
 
+    /// Whether there is processor time for a census.
+    fn affords_census(&self) -> bool {
+        match self {
+            Stay::ForGood(_) => true,
+            // The first count may have taken all that there was.
+            Stay::Visit {
+                has_counted,
+                has_taken_census,
+                ..
+            } => *has_counted && !has_taken_census || !budget::is_overdrawn(),
+        }
+    }
+
+    /// Takes notice of a census.
+    fn took_census(&mut self) {
+        if let Stay::Visit {
+            has_taken_census, ..
+        } = self
+        {
+            *has_taken_census = true;
+            budget::settle_up();
+        }
+    }
+
     /// Takes notice of a tick, which had to count or not.
     fn ticked(&mut self, counted: bool, now: Instant) {
         match self {
@@ -198,6 +225,7 @@ impl Stay {
             Stay::Visit {
                 last_change,
                 has_counted,
+                ..
             } => {
                 *has_counted = true;
                 if counted {
@@ -220,6 +248,7 @@ impl Stay {
         let Stay::Visit {
             last_change,
             has_counted: true,
+            ..
         } = self
         else {
             return None;
@@ -264,6 +293,9 @@ fn run(session: &Session, entry: Entry, stay: &mut Stay) -> Result<Infallible, R
     let mut cadence = Cadence::new(Instant::now(), settings::naptime());
     let mut statistics = Statistics::default();
     let mut lock = Watch::of(session.database_oid);
+    let oid = session.database_oid;
+    let stale = entry.read().stale;
+    let mut census = Schedule::new(oid, &entry.history(oid), stale, Instant::now());
     loop {
         if signals::terminated() {
             return Err("leaving due to SIGTERM");
@@ -272,7 +304,8 @@ fn run(session: &Session, entry: Entry, stay: &mut Stay) -> Result<Infallible, R
             settings::reload();
             cadence.set_naptime(settings::naptime());
         }
-        if entry.is_dismissed() {
+        let row = entry.read();
+        if row.dismissed {
             return Err(NOT_TO_BE_COUNTED);
         }
         if lock.is_wanted() {
@@ -295,10 +328,15 @@ fn run(session: &Session, entry: Entry, stay: &mut Stay) -> Result<Infallible, R
             if known || stay.affords_count() {
                 let tally = counter.tick(settings::skip_unchanged());
                 entry.observe(&tally, epoch);
-                if report.count(database, tally.relations) {
+                counted = tally.counted_in.is_some();
+                census.stale |= tally.changed;
+                let what_there_is = || {
+                    census.hurry(entry, row.requested, now);
+                    entry.summary(oid)
+                };
+                if report.count(database, tally.relations, what_there_is) {
                     entry.remember(report.said);
                 }
-                counted = tally.counted_in.is_some();
                 let duration = tally.counted_in.unwrap_or_default();
                 rest = duration * REST_FACTOR;
                 now = Instant::now();
@@ -309,6 +347,10 @@ fn run(session: &Session, entry: Entry, stay: &mut Stay) -> Result<Infallible, R
             if cadence.advance(now, now + rest) > 0 {
                 report::rest(database, rest);
             }
+        }
+        if stay.affords_census() && census.follow(entry, row.requested, now) {
+            stay.took_census();
+            now = Instant::now();
         }
         if let Some(reason) = stay.is_over(now) {
             return Err(reason);

@@ -9,6 +9,7 @@ mod random_ddl;
 
 mod all_databases;
 mod attached;
+mod census;
 mod churn;
 mod clock;
 mod coming_back;

@@ -7,6 +7,7 @@
 use crate::all_databases::{
     assert_all_right, await_confirmation, await_rest, create_databases, keep_changing, start,
 };
+use crate::census;
 use crate::cluster::{
     Background, Cluster, Stopped, Throttle, eventually, is_gone, processor_times, send,
 };
@@ -98,6 +99,9 @@ fn churn(primary: &Cluster, watched: &Cluster, may_crash: bool) {
         assert_all_right(watched);
     }
     println!("{round} rounds");
+    for name in names {
+        census::assert_right(watched, &name);
+    }
 }
 
 /// After a crash there are none, for a moment.

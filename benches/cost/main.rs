@@ -3,9 +3,10 @@
 //! line and sleeps again, and `plain_worker`, which runs the query at every tick.
 //!
 //! `make bench` runs this, and finds the results in benches/RESULTS.md.
-//! `BENCH_ONLY` runs a part of it, `costs`, `scans`, `view`, `databases` or `times`, and
+//! `BENCH_ONLY` runs a part of it, `costs`, `scans`, `census`, `view`, `databases` or `times`, and
 //! only prints the results.
 
+mod census;
 #[allow(dead_code, unused_imports)] // The stories need more of it.
 #[path = "../../tests/cluster/mod.rs"]
 mod cluster;
@@ -56,10 +57,13 @@ fn main() {
     (report.server, report.date) = server_version_and_date(&cluster);
     if parts.include("view") {
         set_naptime(&cluster, NAPTIME);
-        report.reads.push(view::measure_reads(&cluster, 1));
+        report.reads.extend(view::measure_reads(&cluster, 1));
         report.tick_with_reader = Some(view::measure_ticks(&cluster));
     }
-    if parts.include("costs") || parts.include("scans") {
+    if ["costs", "scans", "census"]
+        .iter()
+        .any(|part| parts.include(part))
+    {
         for relations in sizes {
             grow_catalog(&cluster, relations);
             if parts.include("costs") {
@@ -67,6 +71,9 @@ fn main() {
             }
             if parts.include("scans") {
                 report.scans.push(scan::measure(&cluster, relations));
+            }
+            if parts.include("census") {
+                report.censuses.push(census::measure(&cluster, relations));
             }
         }
     }
@@ -82,7 +89,7 @@ fn main() {
                 report.databases.push(databases::measure(&cluster, count));
             }
             if parts.include("view") {
-                report.reads.push(view::measure_reads(&cluster, count));
+                report.reads.extend(view::measure_reads(&cluster, count));
             }
         }
         if parts.include("databases") {
@@ -102,7 +109,7 @@ impl Parts {
     fn from_environment() -> Parts {
         let only = std::env::var("BENCH_ONLY").ok();
         if let Some(only) = &only {
-            let known = ["costs", "scans", "view", "databases", "times"];
+            let known = ["costs", "scans", "census", "view", "databases", "times"];
             assert!(
                 known.contains(&only.as_str()),
                 "BENCH_ONLY is one of {known:?}"

@@ -12,6 +12,7 @@ pub struct Report {
     pub naptime: Duration,
     pub costs: Vec<Cost>,
     pub scans: Vec<Scan>,
+    pub censuses: Vec<Census>,
     /// What a tick of empty_worker costs with a transaction around it, as a ratio to
     /// one without.
     pub in_transaction: Option<f64>,
@@ -41,9 +42,21 @@ pub struct Scan {
     pub after_changes: f64,
 }
 
-/// What a read of relation_counts costs, as ratios.
+/// What a census costs.
+pub struct Census {
+    pub relations: u32,
+    /// CPU time ÷ that of counting in a session without helpers.
+    pub to_count: f64,
+    /// The share of a processor, with one a minute.
+    pub of_a_minute: f64,
+    /// The share of a processor if the naptime does not limit it.
+    pub most: f64,
+}
+
+/// What a read of one of our views costs, as ratios.
 pub struct Reads {
     pub databases: usize,
+    pub view: &'static str,
     pub to_pg_stat_database: f64,
     pub to_pg_stat_activity: f64,
 }
@@ -99,6 +112,13 @@ const DATABASES_TO_PLAIN: f64 = 4.0;
 /// own view with a row of numbers a database.
 const READ_TO_PG_STAT_DATABASE: f64 = 1.0;
 
+impl Reads {
+    /// The others have several rows a database, and longer ones.
+    fn limit(&self) -> Option<f64> {
+        (self.view == "relation_counts").then_some(READ_TO_PG_STAT_DATABASE)
+    }
+}
+
 impl Cost {
     fn is_idle(&self) -> bool {
         self.skip_unchanged && self.load == Load::Idle
@@ -118,6 +138,9 @@ impl Cost {
         }
     }
 }
+
+/// Of the time that censuses take.
+const CENSUSES_OF_THE_TIME: f64 = 0.01;
 
 /// How much an idle tick on the largest catalog may cost of one on the smallest
 /// before that counts as a trend and not as noise.
@@ -152,6 +175,9 @@ impl Report {
         }
         if !self.scans.is_empty() {
             self.write_scans(&mut page);
+        }
+        if !self.censuses.is_empty() {
+            self.write_censuses(&mut page);
         }
         if !self.reads.is_empty() {
             self.write_reads(&mut page);
@@ -246,19 +272,42 @@ impl Report {
         }
     }
 
+    fn write_censuses(&self, page: &mut String) {
+        page.push_str(
+            "\n## A census\n\n\
+             CPU time of a census, with the tick that it comes with, as a ratio to that of \
+             `SELECT count(*) FROM pg_class` in a session without helpers; as a share of a \
+             minute, which is the default of `census_naptime`; and what censuses take of a \
+             processor while one DDL a tick goes on and `census_naptime` is 10 ms.\n\n\
+             | relations | ÷ count | of a minute | at most |\n|--:|---|---|---|\n",
+        );
+        for census in &self.censuses {
+            let _ = writeln!(
+                page,
+                "| {} | {} | {:.5} | {} |",
+                census.relations,
+                verdict(census.to_count, None),
+                census.of_a_minute,
+                verdict(census.most, Some(CENSUSES_OF_THE_TIME)),
+            );
+        }
+    }
+
     fn write_reads(&self, page: &mut String) {
         page.push_str(
-            "\n## Reading the view\n\n\
-             CPU time that a session's server process spends on `SELECT * FROM relation_counts`, \
-             as a ratio to what it spends on the same from two of the server's own views.\n\n\
-             | databases counted | ÷ pg_stat_database | ÷ pg_stat_activity |\n|--:|---|---|\n",
+            "\n## Reading the views\n\n\
+             CPU time that a session's server process spends on `SELECT *` from one of our views, \
+             as a ratio to what it spends on the same from two of the server's own.\n\n\
+             | databases counted | view | ÷ pg_stat_database | ÷ pg_stat_activity |\n\
+             |--:|---|---|---|\n",
         );
         for reads in &self.reads {
             let _ = writeln!(
                 page,
-                "| {} | {} | {} |",
+                "| {} | `{}` | {} | {} |",
                 reads.databases,
-                verdict(reads.to_pg_stat_database, Some(READ_TO_PG_STAT_DATABASE)),
+                reads.view,
+                verdict(reads.to_pg_stat_database, reads.limit()),
                 verdict(reads.to_pg_stat_activity, None),
             );
         }

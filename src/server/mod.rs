@@ -11,6 +11,7 @@
 pub mod activity;
 #[cfg(not(test))] // the unit tests run in no server
 mod allocator;
+pub mod catalog_lock;
 pub mod clock;
 pub mod database_list;
 pub mod database_lock;
@@ -24,6 +25,7 @@ pub mod listening;
 pub mod log;
 pub mod nap;
 pub mod preload;
+pub mod recovery;
 pub mod registered_workers;
 pub mod relation_lock;
 pub mod role;

@@ -17,36 +17,57 @@ use pgrx::pg_sys;
 use std::hint::spin_loop;
 use std::ptr;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, Ordering, fence};
 use std::thread::sleep;
 use std::time::Duration;
 
 /// How many numbers a slot holds.
-pub const WORDS: usize = 16;
+pub const WORDS: usize = 17;
+
+/// How many numbers a wide slot holds.
+pub const WIDE_WORDS: usize = 220;
 
 #[repr(C)]
-pub struct Slot {
+pub struct Slot<const WORDS: usize = { self::WORDS }> {
     change_count: AtomicU32,
     words: [AtomicI64; WORDS],
 }
 
-static TABLE: AtomicPtr<Slot> = AtomicPtr::new(ptr::null_mut());
+pub type WideSlot = Slot<WIDE_WORDS>;
+
+/// How much of each is to be there.
+#[derive(Clone, Copy)]
+pub struct Sizes {
+    pub slots: usize,
+    pub wide_slots: usize,
+    pub numbers: usize,
+}
+
+impl Sizes {
+    /// How many bytes that takes.
+    fn bytes(self) -> usize {
+        self.slots * size_of::<Slot>()
+            + self.wide_slots * size_of::<WideSlot>()
+            + self.numbers * size_of::<AtomicI64>()
+    }
+}
+
+static SIZES: OnceLock<Sizes> = OnceLock::new();
+static SLOTS: AtomicPtr<Slot> = AtomicPtr::new(ptr::null_mut());
+static WIDE_SLOTS: AtomicPtr<WideSlot> = AtomicPtr::new(ptr::null_mut());
 static NUMBERS: AtomicPtr<AtomicI64> = AtomicPtr::new(ptr::null_mut());
 static THEN: OnceLock<fn()> = OnceLock::new();
-static SLOT_COUNT: AtomicUsize = AtomicUsize::new(0);
-static NUMBER_COUNT: AtomicUsize = AtomicUsize::new(0);
 static PREVIOUS_REQUEST_HOOK: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
 static PREVIOUS_STARTUP_HOOK: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
 
 type Hook = unsafe extern "C-unwind" fn();
 
-/// Has the server set up `slots` slots and `numbers` numbers, all zero, when it sets up
-/// its shared memory, also after a crash, and the postmaster call `then`: all libraries
-/// are loaded by then. To be called from `_PG_init` while the library is being preloaded.
-pub fn request(slots: usize, numbers: usize, then: fn()) {
-    SLOT_COUNT.store(slots, Ordering::Relaxed);
-    NUMBER_COUNT.store(numbers, Ordering::Relaxed);
-    let _ = THEN.set(then); // the library is loaded once
+/// Has the server set up all that, with zeros, whenever it sets up its shared memory, and the
+/// postmaster then call `then`: all libraries are loaded by then. To be called from `_PG_init` while the library is being preloaded.
+pub fn request(sizes: Sizes, then: fn()) {
+    // The library is loaded once.
+    let _ = SIZES.set(sizes);
+    let _ = THEN.set(then);
     // SAFETY: hooks are plain globals of the starting postmaster. Whoever was there
     // before us is kept, and called first.
     unsafe {
@@ -71,58 +92,62 @@ fn call(hook: &AtomicPtr<()>) {
     }
 }
 
-/// How many bytes the slots take, and all of it.
-fn sizes() -> (usize, usize) {
-    let slots = SLOT_COUNT.load(Ordering::Relaxed) * size_of::<Slot>();
-    let numbers = NUMBER_COUNT.load(Ordering::Relaxed) * size_of::<AtomicI64>();
-    (slots, slots + numbers)
+fn sizes() -> Sizes {
+    *SIZES.get().expect("set before the hooks are")
 }
 
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn on_shmem_request() {
     call(&PREVIOUS_REQUEST_HOOK);
-    let (_, size) = sizes();
     // SAFETY: the one place from which this may be called (miscinit.c).
-    unsafe { pg_sys::RequestAddinShmemSpace(size) };
+    unsafe { pg_sys::RequestAddinShmemSpace(sizes().bytes()) };
 }
 
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn on_shmem_startup() {
     call(&PREVIOUS_STARTUP_HOOK);
-    let (slots, size) = sizes();
+    let sizes = sizes();
     let mut found = false;
     // SAFETY: the space was asked for above. ShmemInitStruct() aligns to a cache
     // line, and a slot's size is a multiple of an AtomicI64's alignment, so what follows
-    // the slots is aligned, too. The postmaster is alone with it, so no lock is needed to
+    // slots is aligned, too. The postmaster is alone with it, so no lock is needed to
     // clear it; all other processes inherit the pointers when they are forked.
     unsafe {
-        let table = pg_sys::ShmemInitStruct(c"count_relations".as_ptr(), size, &mut found);
+        let name = c"count_relations".as_ptr();
+        let slots: *mut Slot = pg_sys::ShmemInitStruct(name, sizes.bytes(), &mut found).cast();
         if !found {
-            ptr::write_bytes(table.cast::<u8>(), 0, size);
+            ptr::write_bytes(slots.cast::<u8>(), 0, sizes.bytes());
         }
-        TABLE.store(table.cast(), Ordering::Relaxed);
-        NUMBERS.store(table.byte_add(slots).cast(), Ordering::Relaxed);
+        let wide_slots: *mut WideSlot = slots.add(sizes.slots).cast();
+        SLOTS.store(slots, Ordering::Relaxed);
+        WIDE_SLOTS.store(wide_slots, Ordering::Relaxed);
+        NUMBERS.store(wide_slots.add(sizes.wide_slots).cast(), Ordering::Relaxed);
     }
     if let Some(then) = THEN.get() {
         then();
     }
 }
 
-/// The numbers beside the slots; `None` if the library was not preloaded.
-pub fn numbers() -> Option<&'static [AtomicI64]> {
-    let numbers = NUMBERS.load(Ordering::Relaxed);
-    let count = NUMBER_COUNT.load(Ordering::Relaxed);
-    // SAFETY: as for the slots, below.
-    (!numbers.is_null()).then(|| unsafe { std::slice::from_raw_parts(numbers, count) })
-}
-
 /// All slots; `None` if the library was not preloaded.
 pub fn all() -> Option<&'static [Slot]> {
-    let table = TABLE.load(Ordering::Relaxed);
-    let count = SLOT_COUNT.load(Ordering::Relaxed);
+    part(&SLOTS, |sizes| sizes.slots)
+}
+
+/// All wide slots; `None` if the library was not preloaded.
+pub fn all_wide() -> Option<&'static [WideSlot]> {
+    part(&WIDE_SLOTS, |sizes| sizes.wide_slots)
+}
+
+/// The numbers beside the slots; `None` if the library was not preloaded.
+pub fn numbers() -> Option<&'static [AtomicI64]> {
+    part(&NUMBERS, |sizes| sizes.numbers)
+}
+
+fn part<T>(start: &AtomicPtr<T>, count: fn(Sizes) -> usize) -> Option<&'static [T]> {
+    let start = start.load(Ordering::Relaxed);
     // SAFETY: on_shmem_startup() made it this long, initialized it, and it stays
     // mapped for as long as the process lives. Its contents are atomics.
-    (!table.is_null()).then(|| unsafe { std::slice::from_raw_parts(table, count) })
+    (!start.is_null()).then(|| unsafe { std::slice::from_raw_parts(start, count(sizes())) })
 }
 
 /// Runs `body` while no other process runs one: `holder` is one of the numbers, the same
@@ -145,7 +170,7 @@ pub fn exclusively<R>(holder: &AtomicI64, body: impl FnOnce() -> R) -> R {
     result
 }
 
-impl Slot {
+impl<const WORDS: usize> Slot<WORDS> {
     /// The numbers, as one update left them.
     pub fn read(&self) -> [i64; WORDS] {
         let mut attempts = 0;

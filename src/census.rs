@@ -1,0 +1,697 @@
+//! Which kinds of relations, in which schemas, and how bloated the catalogs are: seldom,
+//! and only after something has changed.
+//!
+//! A count says that there are too many relations, and a census which. It reads all of
+//! `pg_class` and sorts it, which costs a few counts, so it is taken beside the tick: at
+//! most once per `count_relations.census_naptime`, and never for more than a hundredth of
+//! the time. It shows what one snapshot saw, and says when.
+//!
+//! What a database has changed without committing it leaves dead rows behind that
+//! nobody announces. So an idle database is looked at too, every [`LONGEST_PAUSE`].
+
+use crate::attempts::pause_after_failures;
+use crate::registry::Entry;
+use crate::server::catalog_lock::{try_lock_of_cache, try_lock_with_indexes};
+use crate::server::shared_slots::WIDE_WORDS;
+use crate::server::signals::cancelable;
+use crate::server::transaction::{transaction, with_snapshot};
+use crate::server::{activity, clock, heap, recovery, relation_lock};
+use crate::{counter, settings};
+use pgrx::pg_sys::panic::ErrorReportable;
+use pgrx::prelude::*;
+use pgrx::spi::{SpiResult, SpiTupleTable};
+use std::ffi::CStr;
+use std::time::{Duration, Instant};
+
+/// An idle database is looked at at least this often.
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(3 * 60 * 60);
+
+/// A census is followed by a pause of at least this many times its duration, and so is one
+/// that was taken for a warning, whose next may come meanwhile. (But no pause is longer than
+/// [`LONGEST_PAUSE`]: what took hours has waited for somebody.)
+const REST_FACTOR: u32 = 199;
+
+/// How long after a census that others' locks put off to try again.
+const NEXT_TRY: Duration = Duration::from_secs(1);
+
+/// How many schemas have a row of their own.
+const LARGEST_SCHEMAS: usize = 10;
+
+/// How many of them a warning names.
+const NAMED_SCHEMAS: usize = 3;
+
+/// The catalogs that grow with relations, and their oids.
+pub const CATALOGS: [(&CStr, pg_sys::Oid); 8] = [
+    (c"pg_class", pg_sys::RelationRelationId),
+    (c"pg_attribute", pg_sys::AttributeRelationId),
+    (c"pg_type", pg_sys::TypeRelationId),
+    (c"pg_depend", pg_sys::DependRelationId),
+    (c"pg_index", pg_sys::IndexRelationId),
+    (c"pg_constraint", pg_sys::ConstraintRelationId),
+    (c"pg_attrdef", pg_sys::AttrDefaultRelationId),
+    (c"pg_statistic", pg_sys::StatisticRelationId),
+];
+
+/// What is run, and what `pg_stat_activity` shows. The first column says what a row is
+/// about: `k` a kind, `s` a schema, or all temporary ones, or, without a name, those that are
+/// not among the largest.
+const QUERY: &CStr = c"\
+WITH counts AS MATERIALIZED (
+    SELECT relkind, relpersistence, relispartition, relnamespace, count(*) AS relations
+    FROM pg_catalog.pg_class
+    GROUP BY relkind, relpersistence, relispartition, relnamespace),
+schemas AS (
+    SELECT nspname, sum(relations) AS relations,
+           pg_catalog.starts_with(nspname::text, 'pg_temp_')
+               OR pg_catalog.starts_with(nspname::text, 'pg_toast_temp_') AS temporary
+    FROM counts LEFT JOIN pg_catalog.pg_namespace AS n ON n.oid = relnamespace
+    GROUP BY n.oid, nspname),
+largest AS (
+    SELECT nspname, relations FROM schemas WHERE temporary IS NOT TRUE
+    ORDER BY relations DESC, nspname LIMIT 10),
+parts AS (
+    SELECT nspname AS name, 1 AS schemas, relations FROM largest
+    UNION ALL
+    SELECT 'pg_temp', count(*), sum(relations) FROM schemas WHERE temporary
+    UNION ALL
+    SELECT NULL, (SELECT count(*) FROM schemas WHERE temporary IS NOT TRUE) - count(*),
+           (SELECT sum(relations) FROM schemas WHERE temporary IS NOT TRUE) - sum(relations)
+    FROM largest)
+SELECT 'k'::\"char\", relkind, relpersistence, relispartition, NULL::bytea, NULL::bigint,
+       sum(relations)::bigint
+FROM counts GROUP BY relkind, relpersistence, relispartition
+UNION ALL
+SELECT 's', NULL, NULL, NULL, pg_catalog.namesend(name), schemas, relations::bigint
+FROM parts WHERE schemas > 0
+ORDER BY 1, 7 DESC, 2, 3, 4, 5";
+
+/// The server's statistics of the catalog with the oid `$1`, and its size.
+const CATALOG_QUERY: &CStr = c"\
+SELECT pg_catalog.pg_stat_get_live_tuples($1), pg_catalog.pg_stat_get_dead_tuples($1),
+       pg_catalog.pg_stat_get_tuples_inserted($1), pg_catalog.pg_stat_get_tuples_deleted($1),
+       pg_catalog.pg_total_relation_size($1)";
+
+/// How many relations of one kind there are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Kind {
+    /// As in `pg_class`, all three.
+    pub relkind: u8,
+    pub relpersistence: u8,
+    pub relispartition: bool,
+    pub relations: u32,
+}
+
+/// How many relations a schema has, or several have.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Schema {
+    /// In the database's encoding; empty for all that are not among the largest.
+    pub name: Vec<u8>,
+    /// How many schemas it stands for.
+    pub schemas: u32,
+    pub relations: u32,
+}
+
+/// What the server's statistics and the file system have of a catalog.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Catalog {
+    pub live_rows: i64,
+    pub dead_rows: i64,
+    pub rows_inserted: i64,
+    pub rows_deleted: i64,
+    /// With indexes and TOAST.
+    pub total_bytes: i64,
+}
+
+/// What there is in a database.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Census {
+    /// When it was taken, in microseconds since 2000-01-01 UTC.
+    pub taken_at: i64,
+    /// How long that took, in microseconds.
+    pub duration_us: i64,
+    /// The latest request that had been made before.
+    pub request: i64,
+    /// When the latest was taken for a warning; 0 if none was.
+    pub hurried_at: i64,
+    pub kinds: Vec<Kind>,
+    pub schemas: Vec<Schema>,
+    /// As many as [`CATALOGS`].
+    pub catalogs: Vec<Catalog>,
+    /// Whether there are statistics: a standby has none.
+    pub has_statistics: bool,
+}
+
+/// More than there can be: of ten kinds, few come with each of three persistences, and as
+/// partitions.
+const MOST_KINDS: usize = 64;
+
+/// The largest, temporary ones, and the rest.
+const MOST_SCHEMAS: usize = LARGEST_SCHEMAS + 2;
+
+const NAME_BYTES: usize = pg_sys::NAMEDATALEN as usize;
+const NAME_WORDS: usize = NAME_BYTES / size_of::<i64>();
+const SCHEMA_WORDS: usize = NAME_WORDS + 1;
+const CATALOG_WORDS: usize = 5;
+/// The oid, five numbers, and two about what was tried in vain.
+const HEAD_WORDS: usize = 8;
+const TRIED_AT: usize = 6;
+const FAILURES: usize = 7;
+
+const _: () = assert!(
+    HEAD_WORDS + MOST_KINDS + MOST_SCHEMAS * SCHEMA_WORDS + CATALOGS.len() * CATALOG_WORDS
+        == WIDE_WORDS
+);
+
+impl Census {
+    /// Takes a census of the database that the process is connected to. `None` if somebody
+    /// holds a lock on a catalog other than `pg_class` that it would have to wait for.
+    ///
+    /// Raises an ERROR if the server does, among others when the query is canceled.
+    fn take() -> Option<Census> {
+        let census = cancelable(Self::try_to_take);
+        // What is there to see is the counting.
+        activity::running(counter::QUERY);
+        activity::idle();
+        heap::give_back();
+        census
+    }
+
+    fn try_to_take() -> Option<Census> {
+        let started = Instant::now();
+        let taken_at = clock::now();
+        // The catalogs by themselves, as nobody is to wait for all of it to lock one.
+        let (catalogs, has_statistics) = transaction(|| {
+            relation_lock::lock_pg_class();
+            let mut relations = CATALOGS.into_iter().map(|(_, oid)| oid);
+            let is_free = try_lock_of_cache() && relations.all(try_lock_with_indexes);
+            is_free.then(|| with_snapshot(|| Self::ask_of_catalogs().unwrap_or_report()))
+        })?;
+        let (kinds, schemas) = transaction(|| {
+            activity::running(QUERY);
+            relation_lock::lock_pg_class();
+            let is_free = try_lock_of_cache() && try_lock_with_indexes(pg_sys::NamespaceRelationId);
+            is_free.then(|| with_snapshot(|| Self::ask().unwrap_or_report()))
+        })?;
+        Some(Census {
+            taken_at,
+            duration_us: started.elapsed().as_micros() as i64,
+            request: 0,
+            hurried_at: 0,
+            kinds,
+            schemas,
+            catalogs,
+            has_statistics,
+        })
+    }
+
+    fn ask() -> SpiResult<(Vec<Kind>, Vec<Schema>)> {
+        let mut kinds = Vec::new();
+        let mut schemas = Vec::new();
+        Spi::connect(|client| {
+            for row in client.select(QUERY, None, &[])? {
+                let relations = row.get::<i64>(7)?.unwrap_or_default() as u32;
+                if row.get::<i8>(1)? == Some(b'k' as i8) {
+                    kinds.push(Kind {
+                        relkind: row.get::<i8>(2)?.unwrap_or_default() as u8,
+                        relpersistence: row.get::<i8>(3)?.unwrap_or_default() as u8,
+                        relispartition: row.get(4)?.unwrap_or_default(),
+                        relations,
+                    });
+                } else {
+                    schemas.push(Schema {
+                        name: row.get(5)?.unwrap_or_default(),
+                        schemas: row.get::<i64>(6)?.unwrap_or_default() as u32,
+                        relations,
+                    });
+                }
+            }
+            Ok((kinds, schemas))
+        })
+    }
+
+    /// What there is of each catalog, and whether the server has statistics.
+    fn ask_of_catalogs() -> SpiResult<(Vec<Catalog>, bool)> {
+        // Not of a standby that is promoted meanwhile.
+        let has_statistics = !recovery::in_progress();
+        let catalogs = Spi::connect(|client| {
+            let catalogs = CATALOGS.map(|(_, oid)| {
+                let row = client.select(CATALOG_QUERY, None, &[oid.into()])?.first();
+                Catalog::from_row(&row)
+            });
+            catalogs.into_iter().collect::<SpiResult<Vec<_>>>()
+        })?;
+        Ok((catalogs, has_statistics))
+    }
+
+    /// As shared memory has it.
+    pub fn to_words(&self, database: u32) -> [i64; WIDE_WORDS] {
+        let mut words = vec![
+            database.into(),
+            self.taken_at,
+            self.duration_us,
+            self.request,
+            self.hurried_at,
+            self.has_statistics.into(),
+            0, // when it was tried in vain
+            0, // and how often
+        ];
+        let kinds = self.kinds.iter().map(|kind| {
+            let what = [
+                kind.relkind,
+                kind.relpersistence,
+                kind.relispartition.into(),
+            ];
+            let [relkind, relpersistence, relispartition] = what.map(i64::from);
+            relkind << 48 | relpersistence << 40 | relispartition << 32 | i64::from(kind.relations)
+        });
+        words.extend(padded(kinds, MOST_KINDS));
+        let schemas = self.schemas.iter().flat_map(|schema| {
+            let mut name = [0; NAME_BYTES];
+            let length = schema.name.len().min(NAME_BYTES);
+            name[..length].copy_from_slice(&schema.name[..length]);
+            let counts = i64::from(schema.schemas) << 32 | i64::from(schema.relations);
+            let name = name
+                .as_chunks()
+                .0
+                .iter()
+                .map(|bytes| i64::from_ne_bytes(*bytes));
+            name.chain([counts]).collect::<Vec<_>>()
+        });
+        words.extend(padded(schemas, MOST_SCHEMAS * SCHEMA_WORDS));
+        words.extend(self.catalogs.iter().flat_map(|catalog| {
+            [
+                catalog.live_rows,
+                catalog.dead_rows,
+                catalog.rows_inserted,
+                catalog.rows_deleted,
+                catalog.total_bytes,
+            ]
+        }));
+        words.try_into().expect("as many as it takes")
+    }
+
+    /// `None` if it is not of `database`.
+    pub fn from_words(words: [i64; WIDE_WORDS], database: u32) -> Option<Census> {
+        let (head, rest) = words.split_first_chunk::<HEAD_WORDS>()?;
+        let [
+            of,
+            taken_at,
+            duration_us,
+            request,
+            hurried_at,
+            has_statistics,
+            ..,
+        ] = *head;
+        if of != i64::from(database) || taken_at == 0 {
+            return None;
+        }
+        let (kinds, rest) = rest.split_at(MOST_KINDS);
+        let (schemas, catalogs) = rest.split_at(MOST_SCHEMAS * SCHEMA_WORDS);
+        let kinds = kinds.iter().filter(|word| **word != 0).map(|word| Kind {
+            relkind: (word >> 48) as u8,
+            relpersistence: (word >> 40) as u8,
+            relispartition: (word >> 32) as u8 != 0,
+            relations: *word as u32,
+        });
+        let schemas: &[[i64; SCHEMA_WORDS]] = schemas.as_chunks().0;
+        let schemas = schemas.iter().filter_map(|words| {
+            let (counts, name) = words.split_last()?;
+            let name: Vec<u8> = name.iter().flat_map(|word| word.to_ne_bytes()).collect();
+            (*counts != 0).then(|| Schema {
+                name: name
+                    .split(|byte| *byte == 0)
+                    .next()
+                    .unwrap_or_default()
+                    .to_vec(),
+                schemas: (counts >> 32) as u32,
+                relations: *counts as u32,
+            })
+        });
+        let catalogs: &[[i64; CATALOG_WORDS]] = catalogs.as_chunks().0;
+        let catalogs = catalogs.iter().map(
+            |[
+                live_rows,
+                dead_rows,
+                rows_inserted,
+                rows_deleted,
+                total_bytes,
+            ]| Catalog {
+                live_rows: *live_rows,
+                dead_rows: *dead_rows,
+                rows_inserted: *rows_inserted,
+                rows_deleted: *rows_deleted,
+                total_bytes: *total_bytes,
+            },
+        );
+        Some(Census {
+            taken_at,
+            duration_us,
+            request,
+            hurried_at,
+            kinds: kinds.collect(),
+            schemas: schemas.collect(),
+            catalogs: catalogs.collect(),
+            has_statistics: has_statistics != 0,
+        })
+    }
+
+    /// What a warning says of it: what there is most of, and where, but for what belongs to
+    /// the server itself; and how old it is, if something has changed since.
+    pub fn summary(&self, is_stale: bool) -> String {
+        let sum = |wanted: &dyn Fn(&&Kind) -> bool| -> u64 {
+            let kinds = self.kinds.iter().filter(wanted);
+            kinds.map(|kind| u64::from(kind.relations)).sum()
+        };
+        let of = |kinds: &'static [u8]| sum(&|kind| kinds.contains(&kind.relkind));
+        let [tables, indexes, toast] = [of(b"rp"), of(b"iI"), of(b"t")];
+        let others = sum(&|_| true) - tables - indexes - toast;
+        let temporary = sum(&|kind| kind.relpersistence == b't');
+        let mut text = match is_stale {
+            true => format!(
+                "{} seconds ago: ",
+                (clock::now() - self.taken_at) / 1_000_000
+            ),
+            false => String::new(),
+        };
+        text += &format!(
+            "Tables {tables}, indexes {indexes}, TOAST tables {toast}, others {others}; {temporary} of them temporary."
+        );
+        let system: [&[u8]; 5] = [
+            b"pg_catalog",
+            b"information_schema",
+            b"pg_toast",
+            b"pg_temp",
+            b"",
+        ];
+        let schemas = self
+            .schemas
+            .iter()
+            .filter(|schema| !system.contains(&schema.name.as_slice()))
+            .take(NAMED_SCHEMAS)
+            .map(|schema| {
+                let name = String::from_utf8_lossy(&schema.name);
+                format!("\"{name}\" ({})", schema.relations)
+            });
+        let schemas: Vec<_> = schemas.collect();
+        if !schemas.is_empty() {
+            text += &format!(" Schemas with the most: {}.", schemas.join(", "));
+        }
+        text
+    }
+}
+
+impl Catalog {
+    fn from_row(row: &SpiTupleTable) -> SpiResult<Catalog> {
+        let number = |column| SpiResult::Ok(row.get(column)?.unwrap_or_default());
+        Ok(Catalog {
+            live_rows: number(1)?,
+            dead_rows: number(2)?,
+            rows_inserted: number(3)?,
+            rows_deleted: number(4)?,
+            total_bytes: number(5)?,
+        })
+    }
+}
+
+fn padded(words: impl Iterator<Item = i64>, length: usize) -> impl Iterator<Item = i64> {
+    words.chain(std::iter::repeat(0)).take(length)
+}
+
+/// What shared memory has of a database's censuses.
+#[derive(Default)]
+pub struct History {
+    pub latest: Option<Census>,
+    /// When the latest was begun that did not come to an end, in microseconds since
+    /// 2000-01-01 UTC, and how many in a row have not.
+    tried_at: i64,
+    failures: usize,
+}
+
+impl History {
+    pub fn from_words(words: [i64; WIDE_WORDS], database: u32) -> History {
+        if words[0] != i64::from(database) {
+            return History::default();
+        }
+        // After a clock that has been set back since, a census is as good as none.
+        let is_past = |census: &Census| census.taken_at <= clock::now();
+        History {
+            latest: Census::from_words(words, database).filter(is_past),
+            tried_at: words[TRIED_AT],
+            failures: words[FAILURES] as usize,
+        }
+    }
+
+    /// Enters that a census of `database` is begun, which has failed until one is entered:
+    /// whoever fails has no occasion any more.
+    pub fn begin(words: &mut [i64; WIDE_WORDS], database: u32) {
+        if words[0] != i64::from(database) {
+            words.fill(0);
+            words[0] = database.into();
+        }
+        words[TRIED_AT] = clock::now();
+        words[FAILURES] += 1;
+    }
+
+    /// Enters that it was put off.
+    pub fn put_off(words: &mut [i64; WIDE_WORDS]) {
+        words[FAILURES] -= 1;
+    }
+}
+
+/// When the next census of a database is due.
+pub struct Schedule {
+    database: u32,
+    /// When the latest was taken, and how long it took.
+    latest: Option<(Instant, Duration)>,
+    /// The latest request that it was for.
+    served: i64,
+    /// When the latest was taken for a warning.
+    hurried: Option<Instant>,
+    /// Whether the database may have changed since the latest.
+    pub stale: bool,
+    /// No census before this.
+    not_before: Option<Instant>,
+}
+
+impl Schedule {
+    pub fn new(database: u32, history: &History, stale: bool, now: Instant) -> Schedule {
+        // A time before the machine was started is as good as now.
+        let instant = |time: i64| {
+            let age = Duration::from_micros((clock::now() - time).max(0) as u64);
+            now.checked_sub(age).unwrap_or(now)
+        };
+        let latest = history.latest.as_ref();
+        let hurried_at = latest.map(|census| census.hurried_at);
+        let has_failed = history.failures > 0;
+        Schedule {
+            database,
+            latest: latest.map(|census| {
+                let duration = Duration::from_micros(census.duration_us as u64);
+                (instant(census.taken_at), duration)
+            }),
+            served: latest.map_or(0, |census| census.request),
+            hurried: hurried_at.filter(|time| *time != 0).map(instant),
+            stale,
+            not_before: has_failed
+                .then(|| instant(history.tried_at) + pause_after_failures(history.failures)),
+        }
+    }
+
+    /// When it is due with this naptime; `None` if it is at once.
+    pub fn due(&self, naptime: Duration) -> Option<Instant> {
+        let pause = match self.stale {
+            true => naptime,
+            // Not all of them at a time.
+            false => naptime.max(LONGEST_PAUSE - LONGEST_PAUSE / 256 * (self.database % 64)),
+        };
+        let due = self.latest.map(|(taken, _)| taken + pause.max(self.rest()));
+        due.max(self.not_before)
+    }
+
+    fn rest(&self) -> Duration {
+        let duration = self.latest.map_or(Duration::ZERO, |(_, duration)| duration);
+        (duration * REST_FACTOR).min(LONGEST_PAUSE)
+    }
+
+    /// Whether that request, if any, has not been met.
+    pub fn is_asked(&self, request: i64) -> bool {
+        request > self.served
+    }
+
+    /// When one that is asked for is to be tried; `None` if at once.
+    pub fn earliest(&self) -> Option<Instant> {
+        self.not_before
+    }
+
+    /// Takes a census if it is due, or if somebody has asked for one; `request` is the latest
+    /// request. Returns whether it tried to.
+    pub fn follow(&mut self, entry: Entry, request: i64, now: Instant) -> bool {
+        let naptime = settings::census_naptime();
+        let is_due = naptime.is_some_and(|naptime| is_over(self.due(naptime), now))
+            || self.is_asked(request) && is_over(self.not_before, now);
+        if is_due {
+            self.take(entry, request, false);
+        }
+        is_due
+    }
+
+    /// Takes a census ahead of its time, for a warning, unless nothing has changed since the
+    /// latest, or it would be too much.
+    pub fn hurry(&mut self, entry: Entry, request: i64, now: Instant) {
+        let rested = self.hurried.map(|hurried| hurried + self.rest());
+        let is_wanted =
+            settings::census_naptime().is_some() && (self.stale || self.latest.is_none());
+        if is_wanted && is_over(rested, now) && is_over(self.not_before, now) {
+            self.take(entry, request, true);
+        }
+    }
+
+    fn take(&mut self, entry: Entry, request: i64, in_a_hurry: bool) {
+        entry.begin_census(self.database);
+        let Some(mut census) = Census::take() else {
+            entry.put_off_census();
+            self.not_before = Some(Instant::now() + NEXT_TRY);
+            return;
+        };
+        let now = Instant::now();
+        let duration = Duration::from_micros(census.duration_us as u64);
+        self.latest = Some((now, duration));
+        self.served = request;
+        self.stale = false;
+        self.not_before = None;
+        if in_a_hurry {
+            self.hurried = Some(now);
+        }
+        census.request = request;
+        let since = self.hurried.map(|hurried| now - hurried);
+        census.hurried_at = since.map_or(0, |since| clock::now() - since.as_micros() as i64);
+        entry.enter_census(self.database, &census);
+    }
+}
+
+/// Whether it is time, or was any time.
+fn is_over(time: Option<Instant>, now: Instant) -> bool {
+    time.is_none_or(|time| now >= time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn census() -> Census {
+        Census {
+            taken_at: clock::now(),
+            duration_us: 2_000_000,
+            request: 11,
+            hurried_at: 0,
+            kinds: vec![
+                Kind {
+                    relkind: b'r',
+                    relpersistence: b'p',
+                    relispartition: false,
+                    relations: 3,
+                },
+                Kind {
+                    relkind: b'I',
+                    relpersistence: b'u',
+                    relispartition: true,
+                    relations: u32::MAX,
+                },
+            ],
+            schemas: vec![
+                Schema {
+                    name: vec![0xff; 63],
+                    schemas: 1,
+                    relations: 7,
+                },
+                Schema {
+                    name: Vec::new(),
+                    schemas: 12,
+                    relations: 5,
+                },
+            ],
+            catalogs: vec![
+                Catalog {
+                    live_rows: 1,
+                    dead_rows: 2,
+                    rows_inserted: 3,
+                    rows_deleted: 4,
+                    total_bytes: 5
+                };
+                CATALOGS.len()
+            ],
+            has_statistics: true,
+        }
+    }
+
+    #[test]
+    fn a_census_survives_shared_memory_and_is_of_one_database() {
+        let census = census();
+        let words = census.to_words(u32::MAX);
+        assert_eq!(Census::from_words(words, u32::MAX), Some(census));
+        assert_eq!(Census::from_words(words, 7), None);
+        assert_eq!(Census::from_words([0; WIDE_WORDS], 0), None);
+    }
+
+    fn schedule(census: Census, stale: bool, now: Instant) -> Schedule {
+        let history = History {
+            latest: Some(census),
+            ..History::default()
+        };
+        Schedule::new(0, &history, stale, now)
+    }
+
+    /// So late that there is a time for every census.
+    fn now() -> Instant {
+        Instant::now() + Duration::from_secs(86_400)
+    }
+
+    #[test]
+    fn an_idle_database_is_looked_at_now_and_then_and_a_stale_one_after_naptime() {
+        let now = now();
+        let minute = Duration::from_secs(60);
+        let pause = |schedule: &Schedule| schedule.due(minute).unwrap() - now;
+        let is_about = |pause: Duration, wanted: Duration| {
+            pause <= wanted && pause + Duration::from_secs(5) > wanted
+        };
+        let mut short = census();
+        short.duration_us = 1_000;
+        let mut idle = schedule(short.clone(), false, now);
+        assert!(is_about(pause(&idle), LONGEST_PAUSE));
+        idle.database = 63;
+        assert!(pause(&idle) > LONGEST_PAUSE * 3 / 4 && pause(&idle) < LONGEST_PAUSE * 4 / 5);
+        assert!(is_about(pause(&schedule(short, true, now)), minute));
+        // A second of work is half a hundredth of 200.
+        let mut long = census();
+        long.duration_us = 1_000_000;
+        let rest = Duration::from_secs(199);
+        assert!(is_about(pause(&schedule(long, true, now)), rest));
+        let none = Schedule::new(0, &History::default(), false, now);
+        assert_eq!(none.due(minute), None);
+    }
+
+    #[test]
+    fn one_that_fails_is_tried_less_and_less_often() {
+        let now = now();
+        let mut words = census().to_words(7);
+        for pause in [5, 15, 30] {
+            History::begin(&mut words, 7);
+            let schedule = Schedule::new(7, &History::from_words(words, 7), true, now);
+            let left = schedule.earliest().unwrap() - now;
+            assert_eq!(left.as_secs_f64().round() as u64, pause);
+        }
+        History::put_off(&mut words);
+        assert_eq!(History::from_words(words, 7).failures, 2);
+        History::begin(&mut words, 8);
+        assert!(History::from_words(words, 8).latest.is_none());
+    }
+
+    #[test]
+    fn after_a_clock_that_was_set_back_one_is_due_at_once() {
+        let mut future = census();
+        future.taken_at += 3_600_000_000;
+        let history = History::from_words(future.to_words(7), 7);
+        let schedule = Schedule::new(7, &history, true, now());
+        assert_eq!(schedule.due(Duration::from_secs(60)), None);
+    }
+}

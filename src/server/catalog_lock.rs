@@ -1,0 +1,50 @@
+//! The locks that looking at a catalog's size takes (`utils/adt/dbsize.c`).
+
+use pgrx::pg_sys;
+
+const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+
+/// Takes AccessShareLock, as [`try_lock_with_indexes`] does, on what filling the relation
+/// cache reads, but for `pg_class` (`RelationBuildTupleDesc()` and `RelationGetIndexList()`
+/// in `utils/cache/relcache.c`): to be called before it, as it would wait for these.
+pub fn try_lock_of_cache() -> bool {
+    // By constants, as in super::relation_lock, and the tables before their indexes.
+    let relations = [
+        pg_sys::AttributeRelationId.to_u32(),
+        pg_sys::AttributeRelidNumIndexId,
+        pg_sys::IndexRelationId.to_u32(),
+        pg_sys::IndexIndrelidIndexId,
+        pg_sys::IndexRelidIndexId,
+    ];
+    // SAFETY: within a transaction, whose resource owner remembers the locks.
+    relations.into_iter().all(|relation| unsafe {
+        pg_sys::ConditionalLockRelationOid(pg_sys::Oid::from(relation), LOCK)
+    })
+}
+
+/// Takes AccessShareLock on the catalog `relation`, its indexes, its TOAST table and that
+/// one's index, and keeps them until the end of the transaction, if that can be had without
+/// waiting. Returns whether it could. To be called within a transaction.
+pub fn try_lock_with_indexes(relation: pg_sys::Oid) -> bool {
+    // SAFETY: within a transaction, whose resource owner remembers the locks. A catalog is
+    // never dropped, so it is there once it is locked, and its relcache entry is valid while
+    // it is open. The list is a copy, palloc'd, as RelationGetIndexList() says in
+    // utils/cache/relcache.c.
+    unsafe {
+        if !pg_sys::ConditionalLockRelationOid(relation, LOCK) {
+            return false;
+        }
+        let opened = pg_sys::relation_open(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+        let toast = (*(*opened).rd_rel).reltoastrelid;
+        let list = pg_sys::RelationGetIndexList(opened);
+        let indexes = pgrx::PgList::<pg_sys::Oid>::from_pg(list);
+        let mut free = indexes
+            .iter_oid()
+            .all(|index| pg_sys::ConditionalLockRelationOid(index, LOCK));
+        pg_sys::relation_close(opened, pg_sys::NoLock as pg_sys::LOCKMODE);
+        if toast != pg_sys::InvalidOid {
+            free = free && try_lock_with_indexes(toast);
+        }
+        free
+    }
+}
