@@ -94,7 +94,7 @@ fn every_setting_is_described() {
                        WHERE name LIKE 'count_relations.%' AND short_desc !~ '[.]$'";
     assert_eq!(Spi::get_one::<String>(undescribed), Ok(None));
     let number = "SELECT count(*) FROM pg_settings WHERE name LIKE 'count_relations.%'";
-    assert_eq!(Spi::get_one::<i64>(number), Ok(Some(8)));
+    assert_eq!(Spi::get_one::<i64>(number), Ok(Some(9)));
 }
 
 /// What the extension consists of, but for these tests.
@@ -108,13 +108,16 @@ const MEMBERS: &str = "
       AND classid <> 'pg_type'::regclass";
 
 #[pg_test]
-fn the_extension_is_a_view_and_two_functions() {
+fn the_extension_is_four_views_and_their_functions() {
     let names = format!("SELECT string_agg(name, '; ' ORDER BY name) FROM ({MEMBERS}) AS m");
     assert_eq!(
         Spi::get_one::<String>(&names),
         Ok(Some(
-            "function relation_counts(); function relation_counts_reset(name); \
-             view relation_counts"
+            "function relation_catalogs(); function relation_counts(); \
+             function relation_counts_by_kind(); function relation_counts_by_schema(); \
+             function relation_counts_census(name); function relation_counts_reset(name); \
+             view relation_catalogs; view relation_counts; view relation_counts_by_kind; \
+             view relation_counts_by_schema"
                 .to_owned()
         ))
     );
@@ -130,27 +133,47 @@ fn every_object_and_every_column_has_a_comment() {
     );
     assert_eq!(Spi::get_one::<String>(&without), Ok(None));
     let without = "SELECT string_agg(attname, '; ') FROM pg_attribute \
-                   WHERE attrelid = 'relation_counts'::regclass AND attnum > 0 \
-                     AND coalesce(col_description(attrelid, attnum), '') = ''";
+                   JOIN pg_class AS c ON c.oid = attrelid AND relkind = 'v' \
+                     AND relname ~ '^relation_c' \
+                   WHERE attnum > 0 AND coalesce(col_description(attrelid, attnum), '') = ''";
     assert_eq!(Spi::get_one::<String>(without), Ok(None));
 }
 
 #[pg_test]
-fn the_view_has_these_columns() {
-    let columns = "SELECT string_agg(attname || ' ' || format_type(atttypid, atttypmod), ', ' \
-                                     ORDER BY attnum) \
-                   FROM pg_attribute WHERE attrelid = 'relation_counts'::regclass AND attnum > 0";
-    assert_eq!(
-        Spi::get_one::<String>(columns),
-        Ok(Some(
+fn the_views_have_these_columns() {
+    for (view, columns) in [
+        (
+            "relation_counts",
             "datid oid, datname name, relations bigint, \
              counted_at timestamp with time zone, changed_at timestamp with time zone, \
              min_relations bigint, max_relations bigint, max_at timestamp with time zone, \
              ticks bigint, recounts bigint, last_count_ms double precision, \
-             stats_since timestamp with time zone, pid integer"
-                .to_owned()
-        ))
-    );
+             stats_since timestamp with time zone, pid integer",
+        ),
+        (
+            "relation_counts_by_kind",
+            "datid oid, datname name, relkind \"char\", relpersistence \"char\", \
+             relispartition boolean, relations bigint, counted_at timestamp with time zone",
+        ),
+        (
+            "relation_counts_by_schema",
+            "datid oid, datname name, nspname name, schemas bigint, relations bigint, \
+             counted_at timestamp with time zone",
+        ),
+        (
+            "relation_catalogs",
+            "datid oid, datname name, relname name, live_rows bigint, dead_rows bigint, \
+             rows_inserted bigint, rows_deleted bigint, total_bytes bigint, \
+             checked_at timestamp with time zone",
+        ),
+    ] {
+        let sql = format!(
+            "SELECT string_agg(attname || ' ' || format_type(atttypid, atttypmod), ', ' \
+                               ORDER BY attnum) \
+             FROM pg_attribute WHERE attrelid = '{view}'::regclass AND attnum > 0"
+        );
+        assert_eq!(Spi::get_one::<String>(&sql), Ok(Some(columns.to_owned())));
+    }
 }
 
 #[pg_test]
