@@ -11,11 +11,13 @@
 
 use crate::attempts::pause_after_failures;
 use crate::registry::Entry;
-use crate::server::catalog_lock::{try_lock_of_cache, try_lock_with_indexes};
+use crate::server::catalog_lock::{
+    try_lock_for_planning, try_lock_of_cache, try_lock_with_indexes,
+};
 use crate::server::shared_slots::WIDE_WORDS;
 use crate::server::signals::cancelable;
 use crate::server::transaction::{transaction, with_snapshot};
-use crate::server::{activity, clock, heap, recovery, relation_lock};
+use crate::server::{activity, clock, heap, recovery, relation_lock, session};
 use crate::{counter, settings};
 use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
@@ -164,11 +166,15 @@ const _: () = assert!(
 
 impl Census {
     /// Takes a census of the database that the process is connected to. `None` if somebody
-    /// holds a lock on a catalog other than `pg_class` that it would have to wait for.
+    /// holds a lock that it would have to wait for.
     ///
-    /// Raises an ERROR if the server does, among others when the query is canceled.
-    fn take() -> Option<Census> {
+    /// Raises an ERROR if the server does, among others when the query is canceled, or has to
+    /// wait all the same.
+    fn take(is_visit: bool) -> Option<Census> {
+        // Whatever else there is to wait for.
+        session::wait_for_locks(true);
         let census = cancelable(Self::try_to_take);
+        session::wait_for_locks(is_visit);
         // What is there to see is the counting.
         activity::running(counter::QUERY);
         activity::idle();
@@ -183,13 +189,15 @@ impl Census {
         let (catalogs, has_statistics) = transaction(|| {
             relation_lock::lock_pg_class();
             let mut relations = CATALOGS.into_iter().map(|(_, oid)| oid);
-            let is_free = try_lock_of_cache() && relations.all(try_lock_with_indexes);
+            let is_free = try_lock_of_cache()
+                && try_lock_for_planning()
+                && relations.all(try_lock_with_indexes);
             is_free.then(|| with_snapshot(|| Self::ask_of_catalogs().unwrap_or_report()))
         })?;
         let (kinds, schemas) = transaction(|| {
             activity::running(QUERY);
             relation_lock::lock_pg_class();
-            let is_free = try_lock_of_cache() && try_lock_with_indexes(pg_sys::NamespaceRelationId);
+            let is_free = try_lock_of_cache() && try_lock_for_planning();
             is_free.then(|| with_snapshot(|| Self::ask().unwrap_or_report()))
         })?;
         Some(Census {
@@ -389,7 +397,9 @@ impl Census {
             .filter(|schema| !system.contains(&schema.name.as_slice()))
             .take(NAMED_SCHEMAS)
             .map(|schema| {
-                let name = String::from_utf8_lossy(&schema.name);
+                // Whoever made it may have made it look like more than one.
+                let name = String::from_utf8_lossy(&schema.name).replace('"', "\"\"");
+                let name = name.replace(char::is_control, "?");
                 format!("\"{name}\" ({})", schema.relations)
             });
         let schemas: Vec<_> = schemas.collect();
@@ -461,6 +471,8 @@ impl History {
 /// When the next census of a database is due.
 pub struct Schedule {
     database: u32,
+    /// Whether the process, if it is a worker, is on a visit.
+    pub is_visit: bool,
     /// When the latest was taken, and how long it took.
     latest: Option<(Instant, Duration)>,
     /// The latest request that it was for.
@@ -485,6 +497,7 @@ impl Schedule {
         let has_failed = history.failures > 0;
         Schedule {
             database,
+            is_visit: false,
             latest: latest.map(|census| {
                 let duration = Duration::from_micros(census.duration_us as u64);
                 (instant(census.taken_at), duration)
@@ -548,7 +561,7 @@ impl Schedule {
 
     fn take(&mut self, entry: Entry, request: i64, in_a_hurry: bool) {
         entry.begin_census(self.database);
-        let Some(mut census) = Census::take() else {
+        let Some(mut census) = Census::take(self.is_visit) else {
             entry.put_off_census();
             self.not_before = Some(Instant::now() + NEXT_TRY);
             return;

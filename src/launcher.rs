@@ -60,10 +60,11 @@
 //! never counted at once. There are at most `max_workers` visits at a time, the longest
 //! waiting first, while the [`crate::budget`] is not overdrawn. When others wait, a visiting
 //! worker leaves as soon as it has counted, so that none starves; and it waits for no lock
-//! for long (see [`session::visit`]). A database whose lock somebody holds keeps its place
+//! for long (see [`session::visit`]). Of several workers, one at a time is for databases
+//! where that has failed lately. A database whose lock somebody holds keeps its place
 //! until that is gone, or takes long. One whose visit has failed is tried less and less
-//! often, until one succeeds; sooner once the row of `pg_database` changes, but never at
-//! once: its owner can have both happen as often as she likes.
+//! often, until one succeeds; after half the time once the row of `pg_database` changes: its
+//! owner can have both happen as often as she likes.
 
 use crate::attempts::{Attempts, RESTART_INTERVAL, pause_after_failures};
 use crate::budget::{self, Income};
@@ -96,8 +97,9 @@ const LONGEST_NAP: Duration = Duration::from_secs(1);
 /// How long all slots for workers may be somebody else's before that is worth a warning.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The databases are listed no more often than this, whatever happens to them.
-const LISTING_INTERVAL: Duration = Duration::from_secs(1);
+/// A listing of the databases is followed by a pause of this many times its duration,
+/// whatever happens to them.
+const LISTING_REST_FACTOR: u32 = 20;
 
 /// How long after databases were left without a row to look for one again: rows come free
 /// when workers leave, too.
@@ -176,7 +178,9 @@ pub extern "C-unwind" fn count_relations_launcher_main(_argument: pg_sys::Datum)
                 ));
             }
             launcher.receive();
+            let started = Instant::now();
             launcher.take_on(all_databases(role), now);
+            launcher.not_listed_before = Instant::now() + started.elapsed() * LISTING_REST_FACTOR;
             launcher.say_failures();
         }
         attempts.succeed();
@@ -186,7 +190,10 @@ pub extern "C-unwind" fn count_relations_launcher_main(_argument: pg_sys::Datum)
         }
         launcher.report(is_due, reloaded);
         launcher.visit_for_census(reloaded, now);
-        let nap = launcher.send_workers(now);
+        let mut nap = launcher.send_workers(now);
+        if launcher.listing_due {
+            nap = nap.min(launcher.not_listed_before.saturating_duration_since(now));
+        }
         statistics.report(listing, now);
         nap::nap(nap.min(cadence.time_left(Instant::now())));
     }
@@ -216,8 +223,9 @@ struct Database {
 /// What has become of visits to a database.
 #[derive(Clone, Copy, Default)]
 struct Past {
-    /// How many have failed in a row.
+    /// How many have failed in a row, and when the last did.
     failures: usize,
+    failed_at: Option<Instant>,
     /// No visit before this.
     not_before: Option<Instant>,
 }
@@ -226,22 +234,26 @@ impl Past {
     /// Takes notice of a visit that did nothing.
     fn fail(&mut self, now: Instant) {
         self.failures += 1;
+        self.failed_at = Some(now);
         self.not_before = Some(now + pause_after_failures(self.failures));
     }
 
     /// Takes notice of a visit to a database that is not to be counted any more, for now.
     fn end_early(&mut self, has_counted: bool, now: Instant) {
         if has_counted {
-            self.failures = 0;
+            *self = Past::default();
             self.not_before = Some(now + RESTART_INTERVAL);
         } else {
             self.fail(now);
         }
     }
 
-    /// Has the next visit be soon, as somebody has changed something.
-    fn cut_short(&mut self, now: Instant) {
-        self.not_before = self.not_before.map(|time| time.min(now + RESTART_INTERVAL));
+    /// Has the next visit be sooner, as somebody has changed something.
+    fn cut_short(&mut self) {
+        if let Some(failed_at) = self.failed_at {
+            let pause = pause_after_failures(self.failures) / 2;
+            self.not_before = Some(failed_at + pause.max(RESTART_INTERVAL));
+        }
     }
 }
 
@@ -272,9 +284,9 @@ struct Launcher {
     departed: HashMap<u32, Departed>,
     /// Visits to those that are still under way.
     departing: Vec<(u32, DynamicWorker)>,
-    /// Whether they are to be listed again, and when they last were.
+    /// Whether they are to be listed again, and when at the earliest.
     listing_due: bool,
-    listed_at: Option<Instant>,
+    not_listed_before: Instant,
     /// Those for which there was no row, and when that was last looked at.
     rowless: BTreeSet<u32>,
     rows_sought_at: Option<Instant>,
@@ -311,7 +323,7 @@ impl Launcher {
             departed: HashMap::new(),
             departing: Vec::new(),
             listing_due: true,
-            listed_at: None,
+            not_listed_before: Instant::now(),
             rowless: BTreeSet::new(),
             rows_sought_at: None,
             restless: BTreeSet::new(),
@@ -463,12 +475,8 @@ impl Launcher {
 
     /// Whether it is time to list the databases, as something has changed.
     fn takes_listing(&mut self, now: Instant) -> bool {
-        let is_over = |listed_at| now - listed_at >= LISTING_INTERVAL;
-        let takes = self.listing_due && self.listed_at.is_none_or(is_over);
-        if takes {
-            self.listing_due = false;
-            self.listed_at = Some(now);
-        }
+        let takes = self.listing_due && now >= self.not_listed_before;
+        self.listing_due &= !takes;
         takes
     }
 
@@ -505,7 +513,7 @@ impl Launcher {
                 Some(database) => {
                     database.name = new.name;
                     database.version = new.version;
-                    database.past.cut_short(now);
+                    database.past.cut_short();
                     database.report = None;
                     self.touch(new.oid);
                 }
@@ -692,7 +700,14 @@ impl Launcher {
     fn send_workers(&mut self, now: Instant) -> Duration {
         self.income.pay(now);
         let mut nap = LONGEST_NAP;
-        let mut free = settings::max_workers().saturating_sub(self.visits());
+        let max_workers = settings::max_workers();
+        let mut free = max_workers.saturating_sub(self.visits());
+        let has_failed = |oid: &&u32| {
+            self.databases
+                .get(*oid)
+                .is_some_and(|d| d.past.failures > 0)
+        };
+        let mut failing = self.visited.iter().filter(has_failed).count();
         let mut sent = Vec::new();
         let mut waiting = None;
         let mut blocked = false;
@@ -711,6 +726,10 @@ impl Launcher {
                 continue;
             }
             if is_held(&mut self.locks, *oid) {
+                continue;
+            }
+            let has_failed = database.past.failures > 0;
+            if has_failed && failing > 0 && max_workers > 1 {
                 continue;
             }
             if free == 0 || budget::is_overdrawn() {
@@ -736,6 +755,7 @@ impl Launcher {
             self.visited.insert(*oid);
             sent.push(*oid);
             free -= 1;
+            failing += usize::from(has_failed);
         }
         for oid in sent {
             self.dequeue(oid);
@@ -747,7 +767,7 @@ impl Launcher {
             database.is_some_and(|database| database.place.is_some())
         });
         // When fewer workers are allowed than there are, some have to go.
-        let too_many = self.visits() > settings::max_workers();
+        let too_many = self.visits() > max_workers;
         registry::set_somebody_waiting(waiting.is_some() || too_many);
         if waiting.is_some() && budget::is_overdrawn() {
             nap = nap.min(self.income.time_left());

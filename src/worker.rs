@@ -296,6 +296,7 @@ fn run(session: &Session, entry: Entry, stay: &mut Stay) -> Result<Infallible, R
     let oid = session.database_oid;
     let stale = entry.read().stale;
     let mut census = Schedule::new(oid, &entry.history(oid), stale, Instant::now());
+    census.is_visit = matches!(stay, Stay::Visit { .. });
     loop {
         if signals::terminated() {
             return Err("leaving due to SIGTERM");

@@ -1008,8 +1008,10 @@ fn a_database_with_a_lock_on_it_is_not_visited_until_that_is_gone() {
 fn a_standby_follows_the_databases_of_its_primary_and_goes_on_when_promoted() {
     let primary = start(&[]);
     let standby = primary.start_standby(&[]);
-    // Replay does not wait for a worker to make way: it ends the connection.
+    // Replay does not wait for a worker to make way: it ends the connection, or is over
+    // before a worker comes that is on its way.
     standby.expect("terminating connection due to conflict with recovery");
+    standby.expect("does not exist");
     await_rows(&standby, &["app", "postgres"]);
     primary.execute("postgres", "CREATE DATABASE created");
     await_rows(&standby, &["app", "created", "postgres"]);

@@ -1,7 +1,7 @@
 //! The census: which kinds of relations, in which schemas, how bloated the catalogs are.
 
 use crate::all_databases::{self, await_rest};
-use crate::cluster::{Background, Cluster, Level, eventually};
+use crate::cluster::{Background, Cluster, Level, eventually, send};
 use nix::sys::signal::Signal;
 use postgres::Client;
 use postgres::error::SqlState;
@@ -419,10 +419,14 @@ fn a_catalog_that_somebody_has_locked_puts_it_off_and_no_tick() {
     let mut locker = cluster.connect("app");
     locker
         .batch_execute(
-            "BEGIN; CREATE TABLE t (); LOCK TABLE pg_attribute IN ACCESS EXCLUSIVE MODE; \
-             LOCK TABLE pg_catalog.pg_statistic IN ACCESS EXCLUSIVE MODE",
+            "BEGIN; CREATE TABLE t (); LOCK TABLE pg_statistic, pg_depend, pg_operator \
+                                       IN ACCESS EXCLUSIVE MODE",
         )
         .unwrap();
+    // One that has nothing in its caches.
+    send(cluster.worker("app"), Signal::SIGTERM);
+    cluster.await_nth_line("worker started for database \"app\"", 2);
+    cluster.next_count("app");
     let asked = "SELECT relation_counts_census('app'), clock_timestamp()::text";
     let asked: String = view.query_one(asked, &[]).unwrap().get(1);
     let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted";
@@ -510,7 +514,7 @@ fn the_warning_says_what_and_where() {
             detail,
             format!(
                 "Tables {}, indexes {}, TOAST tables {}, others {}; 7 of them temporary. \
-                 Schemas with the most: \"tenant_7\" (800), \"audit\" (7), \"say \"no\"\" (1).",
+                 Schemas with the most: \"tenant_7\" (800), \"audit\" (7), \"say \"\"no\"\"\" (1).",
                 sum("relkind IN ('r', 'p')"),
                 sum("relkind IN ('i', 'I')"),
                 sum("relkind = 't'"),

@@ -36,8 +36,12 @@ fn a_canceled_query_costs_a_restart_of_the_worker_and_one_line() {
 
 #[test]
 fn an_idle_worker_has_nothing_to_cancel() {
-    let fast = "count_relations.naptime = '10ms'";
-    let cluster = states::start(&["count_relations.databases = 'app'", fast]);
+    let cluster = states::start(&[
+        "count_relations.databases = 'app'",
+        "count_relations.naptime = '10ms'",
+        // That would be something to cancel.
+        "count_relations.census_naptime = 0",
+    ]);
     let worker = cluster.worker(DATABASE);
     let ticks = || cluster.counts(DATABASE).len();
     let end = ticks() + 200;

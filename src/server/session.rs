@@ -62,7 +62,18 @@ const FIXED_SETTINGS: &[(&CStr, &CStr)] = &[
 ];
 
 const FOR_AS_LONG_AS_IT_TAKES: &CStr = c"0";
-const FOR_A_WHILE: &CStr = c"5s";
+const FOR_A_WHILE: &CStr = c"2s";
+
+/// Has the process, until it calls this again, wait for locks no longer than `for_a_while`,
+/// after which there is an ERROR; or as long as it takes.
+pub fn wait_for_locks(for_a_while: bool) {
+    let timeout = if for_a_while {
+        FOR_A_WHILE
+    } else {
+        FOR_AS_LONG_AS_IT_TAKES
+    };
+    fix_setting(c"lock_timeout", timeout);
+}
 
 /// What the process has become by connecting.
 pub struct Session {
