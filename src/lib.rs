@@ -13,7 +13,7 @@
 //! - [`launcher`]: only for `databases = '*'`: one process that knows which databases have
 //!   changed, and sends workers to those.
 //! - [`budget`]: how much of a processor all these visits may use.
-//! - [`registry`]: shared memory: the latest count of every database.
+//! - [`registry`]: shared memory: a row and a census a database.
 //! - [`views`]: what SQL sees of the registry.
 //! - [`settings`]: every `count_relations.*` setting.
 //! - [`server`]: the server's own facilities made safe. All `unsafe` is in there,
