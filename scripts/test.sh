@@ -45,9 +45,10 @@ unexpected_lines() { # LOG
         !sub(/^.*\]: TMSG: /, "") { next }
         sub(/^LOG:  expected: /, "") { expected[$0]; next }
         { lines++ }
-        # Its own sessions may still be there when pgrx-tests stops the server.
+        # When pgrx-tests stops the server, its own sessions may still be there, and our
+        # worker be busy.
         /^LOG:  received fast shutdown request/ { stopping = 1 }
-        stopping && /^FATAL:  terminating connection due to administrator command/ { next }
+        stopping && /^FATAL:  terminating (connection|background worker)/ { next }
         /^(WARNING|ERROR|FATAL|PANIC):  / || /leak/ || /was terminated by signal/ {
             message = $0
             sub(/^[A-Z]+:  /, "", message)

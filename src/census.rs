@@ -2,26 +2,26 @@
 //! and only after something has changed.
 //!
 //! A count says that there are too many relations, and a census which. It reads all of
-//! `pg_class` and sorts it, which costs a few counts, so it is taken beside the tick: at
-//! most once per `count_relations.census_naptime`, and never for more than a hundredth of
-//! the time. It shows what one snapshot saw, and says when.
+//! `pg_class`, row by row and not with a query, which would need more memory for good than
+//! all that the worker does otherwise. That costs a few counts, so it is taken beside the
+//! tick: at most once per `count_relations.census_naptime`, and never for more than a
+//! hundredth of the time. It shows what one snapshot saw, and says when.
 //!
 //! What a database has changed without committing it leaves dead rows behind that
 //! nobody announces. So an idle database is looked at too, every [`LONGEST_PAUSE`].
 
 use crate::attempts::pause_after_failures;
 use crate::registry::Entry;
-use crate::server::catalog_lock::{
-    try_lock_for_planning, try_lock_of_cache, try_lock_with_indexes,
-};
+use crate::server::catalog_lock::{try_lock_of_cache, try_lock_with_indexes};
+use crate::server::catalog_scan::{for_each_relation, for_each_schema};
+use crate::server::catalog_size::{Figures, figures_of};
 use crate::server::shared_slots::WIDE_WORDS;
 use crate::server::signals::cancelable;
 use crate::server::transaction::{transaction, with_snapshot};
 use crate::server::{activity, clock, heap, recovery, relation_lock, session};
 use crate::{counter, settings};
-use pgrx::pg_sys::panic::ErrorReportable;
-use pgrx::prelude::*;
-use pgrx::spi::{SpiResult, SpiTupleTable};
+use pgrx::pg_sys;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::CStr;
 use std::time::{Duration, Instant};
 
@@ -54,44 +54,8 @@ pub const CATALOGS: [(&CStr, pg_sys::Oid); 8] = [
     (c"pg_statistic", pg_sys::StatisticRelationId),
 ];
 
-/// What is run, and what `pg_stat_activity` shows. The first column says what a row is
-/// about: `k` a kind, `s` a schema, or all temporary ones, or, without a name, those that are
-/// not among the largest.
-const QUERY: &CStr = c"\
-WITH counts AS MATERIALIZED (
-    SELECT relkind, relpersistence, relispartition, relnamespace, count(*) AS relations
-    FROM pg_catalog.pg_class
-    GROUP BY relkind, relpersistence, relispartition, relnamespace),
-schemas AS (
-    SELECT nspname, sum(relations) AS relations,
-           pg_catalog.starts_with(nspname::text, 'pg_temp_')
-               OR pg_catalog.starts_with(nspname::text, 'pg_toast_temp_') AS temporary
-    FROM counts LEFT JOIN pg_catalog.pg_namespace AS n ON n.oid = relnamespace
-    GROUP BY n.oid, nspname),
-largest AS (
-    SELECT nspname, relations FROM schemas WHERE temporary IS NOT TRUE
-    ORDER BY relations DESC, nspname LIMIT 10),
-parts AS (
-    SELECT nspname AS name, 1 AS schemas, relations FROM largest
-    UNION ALL
-    SELECT 'pg_temp', count(*), sum(relations) FROM schemas WHERE temporary
-    UNION ALL
-    SELECT NULL, (SELECT count(*) FROM schemas WHERE temporary IS NOT TRUE) - count(*),
-           (SELECT sum(relations) FROM schemas WHERE temporary IS NOT TRUE) - sum(relations)
-    FROM largest)
-SELECT 'k'::\"char\", relkind, relpersistence, relispartition, NULL::bytea, NULL::bigint,
-       sum(relations)::bigint
-FROM counts GROUP BY relkind, relpersistence, relispartition
-UNION ALL
-SELECT 's', NULL, NULL, NULL, pg_catalog.namesend(name), schemas, relations::bigint
-FROM parts WHERE schemas > 0
-ORDER BY 1, 7 DESC, 2, 3, 4, 5";
-
-/// The server's statistics of the catalog with the oid `$1`, and its size.
-const CATALOG_QUERY: &CStr = c"\
-SELECT pg_catalog.pg_stat_get_live_tuples($1), pg_catalog.pg_stat_get_dead_tuples($1),
-       pg_catalog.pg_stat_get_tuples_inserted($1), pg_catalog.pg_stat_get_tuples_deleted($1),
-       pg_catalog.pg_total_relation_size($1)";
+/// What `pg_stat_activity` shows meanwhile.
+const ACTIVITY: &CStr = c"census of relations";
 
 /// How many relations of one kind there are.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -113,17 +77,6 @@ pub struct Schema {
     pub relations: u32,
 }
 
-/// What the server's statistics and the file system have of a catalog.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Catalog {
-    pub live_rows: i64,
-    pub dead_rows: i64,
-    pub rows_inserted: i64,
-    pub rows_deleted: i64,
-    /// With indexes and TOAST.
-    pub total_bytes: i64,
-}
-
 /// What there is in a database.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Census {
@@ -138,7 +91,7 @@ pub struct Census {
     pub kinds: Vec<Kind>,
     pub schemas: Vec<Schema>,
     /// As many as [`CATALOGS`].
-    pub catalogs: Vec<Catalog>,
+    pub catalogs: Vec<Figures>,
     /// Whether there are statistics: a standby has none.
     pub has_statistics: bool,
 }
@@ -168,8 +121,8 @@ impl Census {
     /// Takes a census of the database that the process is connected to. `None` if somebody
     /// holds a lock that it would have to wait for.
     ///
-    /// Raises an ERROR if the server does, among others when the query is canceled, or has to
-    /// wait all the same.
+    /// Raises an ERROR if the server does, among others when it is canceled, or has to wait
+    /// all the same.
     fn take(is_visit: bool) -> Option<Census> {
         // Whatever else there is to wait for.
         session::wait_for_locks(true);
@@ -189,16 +142,18 @@ impl Census {
         let (catalogs, has_statistics) = transaction(|| {
             relation_lock::lock_pg_class();
             let mut relations = CATALOGS.into_iter().map(|(_, oid)| oid);
-            let is_free = try_lock_of_cache()
-                && try_lock_for_planning()
-                && relations.all(try_lock_with_indexes);
-            is_free.then(|| with_snapshot(|| Self::ask_of_catalogs().unwrap_or_report()))
+            let is_free = try_lock_of_cache() && relations.all(try_lock_with_indexes);
+            is_free.then(|| {
+                // Not of a standby that is promoted meanwhile.
+                let has_statistics = !recovery::in_progress();
+                (CATALOGS.map(|(_, oid)| figures_of(oid)), has_statistics)
+            })
         })?;
         let (kinds, schemas) = transaction(|| {
-            activity::running(QUERY);
+            activity::running(ACTIVITY);
             relation_lock::lock_pg_class();
-            let is_free = try_lock_of_cache() && try_lock_for_planning();
-            is_free.then(|| with_snapshot(|| Self::ask().unwrap_or_report()))
+            let is_free = try_lock_of_cache() && try_lock_with_indexes(pg_sys::NamespaceRelationId);
+            is_free.then(|| with_snapshot(sort))
         })?;
         Some(Census {
             taken_at,
@@ -207,48 +162,9 @@ impl Census {
             hurried_at: 0,
             kinds,
             schemas,
-            catalogs,
+            catalogs: catalogs.into(),
             has_statistics,
         })
-    }
-
-    fn ask() -> SpiResult<(Vec<Kind>, Vec<Schema>)> {
-        let mut kinds = Vec::new();
-        let mut schemas = Vec::new();
-        Spi::connect(|client| {
-            for row in client.select(QUERY, None, &[])? {
-                let relations = row.get::<i64>(7)?.unwrap_or_default() as u32;
-                if row.get::<i8>(1)? == Some(b'k' as i8) {
-                    kinds.push(Kind {
-                        relkind: row.get::<i8>(2)?.unwrap_or_default() as u8,
-                        relpersistence: row.get::<i8>(3)?.unwrap_or_default() as u8,
-                        relispartition: row.get(4)?.unwrap_or_default(),
-                        relations,
-                    });
-                } else {
-                    schemas.push(Schema {
-                        name: row.get(5)?.unwrap_or_default(),
-                        schemas: row.get::<i64>(6)?.unwrap_or_default() as u32,
-                        relations,
-                    });
-                }
-            }
-            Ok((kinds, schemas))
-        })
-    }
-
-    /// What there is of each catalog, and whether the server has statistics.
-    fn ask_of_catalogs() -> SpiResult<(Vec<Catalog>, bool)> {
-        // Not of a standby that is promoted meanwhile.
-        let has_statistics = !recovery::in_progress();
-        let catalogs = Spi::connect(|client| {
-            let catalogs = CATALOGS.map(|(_, oid)| {
-                let row = client.select(CATALOG_QUERY, None, &[oid.into()])?.first();
-                Catalog::from_row(&row)
-            });
-            catalogs.into_iter().collect::<SpiResult<Vec<_>>>()
-        })?;
-        Ok((catalogs, has_statistics))
     }
 
     /// As shared memory has it.
@@ -343,7 +259,7 @@ impl Census {
                 rows_inserted,
                 rows_deleted,
                 total_bytes,
-            ]| Catalog {
+            ]| Figures {
                 live_rows: *live_rows,
                 dead_rows: *dead_rows,
                 rows_inserted: *rows_inserted,
@@ -410,16 +326,69 @@ impl Census {
     }
 }
 
-impl Catalog {
-    fn from_row(row: &SpiTupleTable) -> SpiResult<Catalog> {
-        let number = |column| SpiResult::Ok(row.get(column)?.unwrap_or_default());
-        Ok(Catalog {
-            live_rows: number(1)?,
-            dead_rows: number(2)?,
-            rows_inserted: number(3)?,
-            rows_deleted: number(4)?,
-            total_bytes: number(5)?,
-        })
+/// Sorts all relations by kind, and by schema.
+fn sort() -> (Vec<Kind>, Vec<Schema>) {
+    let mut kinds = BTreeMap::new();
+    let mut schemas = HashMap::new();
+    for_each_relation(|relation| {
+        let kind = (
+            relation.relkind,
+            relation.relpersistence,
+            relation.relispartition,
+        );
+        *kinds.entry(kind).or_insert(0) += 1;
+        *schemas.entry(relation.schema).or_insert(0) += 1;
+    });
+    let kinds = kinds.into_iter();
+    let kinds = kinds.map(
+        |((relkind, relpersistence, relispartition), relations)| Kind {
+            relkind,
+            relpersistence,
+            relispartition,
+            relations,
+        },
+    );
+    (kinds.collect(), name_largest(schemas))
+}
+
+/// Names the largest schemas, of which there are so many relations by oid, and sums up the
+/// others.
+fn name_largest(mut relations: HashMap<u32, u32>) -> Vec<Schema> {
+    let mut schemas = Vec::new();
+    let [mut temporary, mut rest] = [b"pg_temp".as_slice(), b""].map(|name| Schema {
+        name: name.to_vec(),
+        schemas: 0,
+        relations: 0,
+    });
+    for_each_schema(|oid, name| {
+        // As isAnyTempNamespace() in catalog/namespace.c.
+        let is_temporary = name.starts_with(b"pg_temp_") || name.starts_with(b"pg_toast_temp_");
+        match relations.remove(&oid) {
+            Some(relations) if is_temporary => temporary.add(relations),
+            Some(relations) => schemas.push(Schema {
+                name: name.to_vec(),
+                schemas: 1,
+                relations,
+            }),
+            None => {}
+        }
+    });
+    schemas.sort_by(|a, b| (b.relations, &a.name).cmp(&(a.relations, &b.name)));
+    let others = schemas.split_off(schemas.len().min(LARGEST_SCHEMAS));
+    let others = others.into_iter().map(|schema| schema.relations);
+    // A relation whose schema is not there is in a damaged catalog, and counts.
+    for relations in others.chain(relations.into_values()) {
+        rest.add(relations);
+    }
+    schemas.extend([temporary, rest]);
+    schemas.retain(|schema| schema.schemas > 0);
+    schemas
+}
+
+impl Schema {
+    fn add(&mut self, relations: u32) {
+        self.schemas += 1;
+        self.relations += relations;
     }
 }
 
@@ -624,7 +593,7 @@ mod tests {
                 },
             ],
             catalogs: vec![
-                Catalog {
+                Figures {
                     live_rows: 1,
                     dead_rows: 2,
                     rows_inserted: 3,

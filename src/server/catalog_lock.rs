@@ -2,31 +2,7 @@
 
 use pgrx::pg_sys;
 
-const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-
-/// Takes AccessShareLock, as [`try_lock_with_indexes`] does, on what analyzing and planning a
-/// query of a few functions and operators looks up (`utils/cache/syscache.c`,
-/// `typcache.c`, `optimizer/util/plancat.c`), which would wait for these.
-pub fn try_lock_for_planning() -> bool {
-    let relations = [
-        pg_sys::NamespaceRelationId,
-        pg_sys::TypeRelationId,
-        pg_sys::ProcedureRelationId,
-        pg_sys::AggregateRelationId,
-        pg_sys::OperatorRelationId,
-        pg_sys::CastRelationId,
-        pg_sys::CollationRelationId,
-        pg_sys::OperatorClassRelationId,
-        pg_sys::OperatorFamilyRelationId,
-        pg_sys::AccessMethodRelationId,
-        pg_sys::AccessMethodOperatorRelationId,
-        pg_sys::AccessMethodProcedureRelationId,
-        pg_sys::StatisticRelationId,
-        pg_sys::StatisticExtRelationId,
-        pg_sys::InheritsRelationId,
-    ];
-    relations.into_iter().all(try_lock_with_indexes)
-}
+pub const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
 
 /// Takes AccessShareLock, as [`try_lock_with_indexes`] does, on what filling the relation
 /// cache reads, but for `pg_class` (`RelationBuildTupleDesc()` and `RelationGetIndexList()`

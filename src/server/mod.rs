@@ -12,6 +12,8 @@ pub mod activity;
 #[cfg(not(test))] // the unit tests run in no server
 mod allocator;
 pub mod catalog_lock;
+pub mod catalog_scan;
+pub mod catalog_size;
 pub mod clock;
 pub mod database_list;
 pub mod database_lock;

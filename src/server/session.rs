@@ -49,8 +49,6 @@ const FIXED_SETTINGS: &[(&CStr, &CStr)] = &[
     (c"default_transaction_read_only", c"on"),
     // Of the server's statistics, what is asked for and no more.
     (c"stats_fetch_consistency", c"none"),
-    // What a census writes to temporary files is nobody's query.
-    (c"log_temp_files", c"-1"),
     // Rows are read from the table itself, whatever state its indexes are in.
     (c"enable_seqscan", c"on"),
     (c"enable_indexscan", c"off"),

@@ -1,0 +1,77 @@
+//! Reading a catalog row by row (`access/index/genam.c`), without the parser and the planner,
+//! which look up, and keep in memory, much that a process needs for nothing else.
+//!
+//! To be called within [`super::transaction::with_snapshot`], whose snapshot says which rows
+//! there are. The table itself is read, whatever state its indexes are in.
+
+use super::catalog_lock::LOCK;
+use pgrx::pg_sys;
+use std::ffi::CStr;
+
+/// What a row of `pg_class` says of a relation.
+pub struct Relation {
+    /// Its schema's oid.
+    pub schema: u32,
+    /// As in `pg_class`, all three.
+    pub relkind: u8,
+    pub relpersistence: u8,
+    pub relispartition: bool,
+}
+
+/// Calls `visit` for each row of `pg_class`.
+pub fn for_each_relation(mut visit: impl FnMut(Relation)) {
+    // SAFETY: the rows of pg_class begin with this structure, as catalog/pg_class.h has it.
+    unsafe {
+        for_each_row(
+            pg_sys::RelationRelationId,
+            |row: &pg_sys::FormData_pg_class| {
+                visit(Relation {
+                    schema: row.relnamespace.to_u32(),
+                    relkind: row.relkind as u8,
+                    relpersistence: row.relpersistence as u8,
+                    relispartition: row.relispartition,
+                });
+            },
+        );
+    }
+}
+
+/// Calls `visit` for each schema, with its oid and its name in the database's encoding.
+pub fn for_each_schema(mut visit: impl FnMut(u32, &[u8])) {
+    // SAFETY: the rows of pg_namespace begin with this structure, as catalog/pg_namespace.h
+    // has it. A name ends in a zero.
+    unsafe {
+        for_each_row(
+            pg_sys::NamespaceRelationId,
+            |row: &pg_sys::FormData_pg_namespace| {
+                let name = CStr::from_ptr(row.nspname.data.as_ptr());
+                visit(row.oid.to_u32(), name.to_bytes());
+            },
+        );
+    }
+}
+
+/// # Safety
+///
+/// The rows of the catalog begin with a `T`.
+unsafe fn for_each_row<T>(catalog: pg_sys::Oid, mut visit: impl FnMut(&T)) {
+    // SAFETY: a catalog scan as in systable_beginscan()'s comment, with the active snapshot.
+    // A row is valid until the next is asked for. An error inside leaves with the
+    // transaction, which gives everything back.
+    unsafe {
+        let relation = pg_sys::table_open(catalog, LOCK);
+        let snapshot = pg_sys::GetActiveSnapshot();
+        let (no_index, no_keys) = (pg_sys::InvalidOid, std::ptr::null_mut());
+        let scan = pg_sys::systable_beginscan(relation, no_index, false, snapshot, 0, no_keys);
+        loop {
+            let row = pg_sys::systable_getnext(scan);
+            if row.is_null() {
+                break;
+            }
+            let row: *const T = pg_sys::heap_tuple_get_struct(row);
+            visit(&*row);
+        }
+        pg_sys::systable_endscan(scan);
+        pg_sys::table_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+    }
+}
