@@ -19,7 +19,7 @@ if [[ ${1-} == inside ]]; then
     left_behind() {
         find /tmp -mindepth 1
         # shellcheck disable=SC2009 # pgrep shows no arguments in this way
-        ps -eo args= | grep -E '^postgres: |/bin/postgres ' || true
+        ps -eo args= | grep -E '^[p]ostgres: |/bin/[p]ostgres ' || true
     }
 
     # At a terminal of the usual size, which is closed after a while.

@@ -14,7 +14,7 @@ use crate::attempts::pause_after_failures;
 use crate::registry::Entry;
 use crate::server::catalog_lock::{try_lock_of_cache, try_lock_with_indexes};
 use crate::server::catalog_scan::{for_each_relation, for_each_schema};
-use crate::server::catalog_size::{Figures, figures_of};
+use crate::server::catalog_size::{Figures, figures_of, forget};
 use crate::server::shared_slots::WIDE_WORDS;
 use crate::server::signals::cancelable;
 use crate::server::transaction::{transaction, with_snapshot};
@@ -146,7 +146,12 @@ impl Census {
             is_free.then(|| {
                 // Not of a standby that is promoted meanwhile.
                 let has_statistics = !recovery::in_progress();
-                (CATALOGS.map(|(_, oid)| figures_of(oid)), has_statistics)
+                let figures = CATALOGS.map(|(_, oid)| {
+                    let figures = figures_of(oid);
+                    forget(oid);
+                    figures
+                });
+                (figures, has_statistics)
             })
         })?;
         let (kinds, schemas) = transaction(|| {

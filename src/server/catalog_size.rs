@@ -32,3 +32,25 @@ pub fn figures_of(catalog: pg_sys::Oid) -> Figures {
         total_bytes: call(pg_sys::pg_total_relation_size),
     }
 }
+
+/// Has the relation cache forget a catalog and its indexes, which nothing else that the
+/// process does may need, so that they take no memory for good.
+pub fn forget(catalog: pg_sys::Oid) {
+    const NO_LOCK: pg_sys::LOCKMODE = pg_sys::NoLock as pg_sys::LOCKMODE;
+    // SAFETY: within the transaction that holds the locks of figures_of(). What nobody has
+    // open may be forgotten at any time (RelationCacheInvalidateEntry() in
+    // utils/cache/relcache.c), and is built again when needed; what is nailed stays.
+    unsafe {
+        let opened = pg_sys::relation_open(catalog, NO_LOCK);
+        let indexes = pgrx::PgList::<pg_sys::Oid>::from_pg(pg_sys::RelationGetIndexList(opened));
+        pg_sys::relation_close(opened, NO_LOCK);
+        for relation in indexes.iter_oid().chain([catalog]) {
+            let opened = pg_sys::relation_open(relation, NO_LOCK);
+            let is_nailed = (*opened).rd_isnailed;
+            pg_sys::relation_close(opened, NO_LOCK);
+            if !is_nailed {
+                pg_sys::RelationCacheInvalidateEntry(relation);
+            }
+        }
+    }
+}
