@@ -21,7 +21,7 @@
 use super::database_list::database_name;
 use super::settings::State;
 use super::transaction::transaction;
-use super::{hooks, invalidation, role, signals};
+use super::{hooks, invalidation, role, settings, signals};
 use pgrx::pg_sys;
 use std::ffi::CStr;
 use std::{fmt, ptr};
@@ -151,6 +151,7 @@ fn prepare(lock_timeout: &CStr) -> State {
 
 fn settle(state: State, asked_for: Option<&CStr>, application_name: &CStr) -> Session {
     signals::hold_cancel_requests();
+    settings::reserve::keep();
     invalidation::watch();
     state.restore();
     fix_setting(c"application_name", application_name);

@@ -145,8 +145,46 @@ pub fn reserve_prefix(prefix: &CStr) {
 
 /// Reads the configuration files again. A wrong value in them keeps the old one.
 pub fn reload() {
+    reserve::release();
     // SAFETY: a process's own reaction to SIGHUP, between two transactions.
     unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
+    reserve::keep();
+}
+
+/// Memory for an ERROR that there is no memory left.
+///
+/// pgrx copies each error (`CopyErrorData()` in `utils/error/elog.c`) into the memory context
+/// that was current. If there is no room for that, this is another error to copy, and so on
+/// until the server's stack of errors is full, which is a PANIC. Reading the configuration is
+/// what can take any amount, outside of a transaction, whose contexts have room.
+pub mod reserve {
+    use super::*;
+    use std::sync::Mutex;
+
+    /// Of the copy, and of the texts in it.
+    const SIZES: [usize; 9] = [256, 128, 128, 64, 64, 32, 32, 16, 16];
+
+    static KEPT: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+
+    /// Sets memory aside; to be called when there is some.
+    pub fn keep() {
+        // SAFETY: palloc'd in the context that the process is in between transactions.
+        let piece =
+            |size| unsafe { pg_sys::MemoryContextAlloc(pg_sys::TopMemoryContext, size) as usize };
+        *kept() = SIZES.map(piece).into();
+    }
+
+    /// Has it be there for whoever needs it.
+    pub(super) fn release() {
+        for piece in std::mem::take(&mut *kept()) {
+            // SAFETY: palloc'd by keep(), and nobody else's.
+            unsafe { pg_sys::pfree(piece as *mut c_void) };
+        }
+    }
+
+    fn kept() -> std::sync::MutexGuard<'static, Vec<usize>> {
+        KEPT.lock().unwrap_or_else(|error| error.into_inner())
+    }
 }
 
 /// The values of all settings that can be changed while the server runs, and where each
