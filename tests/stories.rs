@@ -27,6 +27,7 @@ mod making_way;
 mod memory;
 mod preloading;
 mod refused;
+mod scrape;
 mod settings;
 mod standby;
 mod states;
