@@ -1,7 +1,7 @@
 //! Prometheus sees what the views show, through the exporters that Debian has.
 
 use crate::cluster::{Cluster, eventually};
-use crate::scrape::{Labels, Metrics, Server, monitoring};
+use crate::scrape::{Labels, Metrics, Server, monitoring, tool};
 use postgres::Client;
 use std::fs;
 use std::path::Path;
@@ -325,7 +325,7 @@ fn the_sql_exporter_gives_prometheus_the_same_metrics() {
     let added = [
         "job", "instance", "sql_job", "driver", "host", "database", "user",
     ];
-    let mut shown = || {
+    let shown = || {
         let metrics = prometheus.query("{__name__=~\"pg_relation_.*\"}");
         let mut metrics = metrics.with_prefix("", &added);
         // Of a second ago.
@@ -347,4 +347,95 @@ fn the_sql_exporter_gives_prometheus_the_same_metrics() {
         let seconds = prometheus.query(&name).value(&name, &[("datname", "app")]);
         assert!((0.0..600.0).contains(&seconds), "{name} {seconds}");
     }
+}
+
+#[test]
+fn the_documentation_lists_exactly_the_metrics_that_there_are() {
+    let cluster = start(&[], "CREATE EXTENSION count_relations");
+    let mut client = cluster.connect("postgres");
+    await_census(&cluster, &mut client);
+    let views = views(&mut client);
+    let mut names: Vec<&str> = views.0.keys().map(|(name, _)| name.as_str()).collect();
+    names.dedup();
+    let text = fs::read_to_string("docs/monitoring.md").unwrap();
+    let rows = text.lines().filter(|line| line.starts_with("| `pg_"));
+    let cells = rows.map(|row| row.split('|').nth(1).unwrap());
+    let mut documented: Vec<&str> = cells
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .collect();
+    documented.sort();
+    assert_eq!(names, documented);
+}
+
+/// The command in a document that begins with `program`, for `cluster` and the role "watcher".
+fn documented_command(cluster: &Cluster, program: &str) -> String {
+    let text = fs::read_to_string("docs/monitoring.md").unwrap();
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("    "));
+    let line = lines.find(|line| line.starts_with(&format!("{program} ")));
+    let socket = cluster.socket().to_str().unwrap();
+    let line = line.expect("a command").replace("/run/postgresql", socket);
+    let (here, there) = (line.contains("monitor"), line.replace("monitor", "watcher"));
+    assert!(here && there.contains(socket), "{line}");
+    there
+}
+
+/// The exit status of a command, and what it says.
+fn status(command: &str) -> (i32, String) {
+    let mut shell = tool("sh");
+    // check_postgres wants one that nobody else can write to.
+    shell.args(["-c", command]).env_remove("TMPDIR");
+    let output = shell.output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8(said).unwrap();
+    (output.status.code().unwrap(), said)
+}
+
+#[test]
+fn check_postgres_warns_and_alarms() {
+    let cluster = start(&[], "CREATE EXTENSION count_relations");
+    let mut client = cluster.connect("postgres");
+    cluster.execute("app", "CREATE TABLE a (t text UNIQUE, u text UNIQUE)");
+    await_census(&cluster, &mut client);
+    let command = documented_command(&cluster, "check_postgres");
+    let with = |warning: &str, critical: &str| {
+        let warns = command.replace("--warning=50000", &format!("--warning={warning}"));
+        status(&warns.replace("--critical=100000", &format!("--critical={critical}")))
+    };
+    for (warning, critical, expected, state) in [
+        ("50000", "100000", 0, "OK"),
+        ("100", "100000", 1, "WARNING"),
+        ("100", "200", 2, "CRITICAL"),
+    ] {
+        let (status, said) = with(warning, critical);
+        assert_eq!(status, expected, "{said}");
+        assert!(
+            said.starts_with("POSTGRES_CUSTOM_QUERY ") && said.contains(state),
+            "{said}"
+        );
+        assert!(said.contains("app"), "{said}");
+    }
+    cluster.configure(&["count_relations.databases = ''"]);
+    cluster.stop(nix::sys::signal::Signal::SIGINT);
+    cluster.start_server();
+    let (status, said) = with("50000", "100000");
+    assert_eq!(status, 3, "{said}");
+}
+
+#[test]
+fn psql_tells_cron() {
+    let cluster = start(&[], "CREATE EXTENSION count_relations");
+    let mut client = cluster.connect("postgres");
+    await_census(&cluster, &mut client);
+    cluster.expect("more than 100");
+    let command = documented_command(&cluster, "psql");
+    assert_eq!(status(&command), (0, String::new()));
+    let (code, said) = status(&command.replace("100000", "100"));
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("more than 100 relations"), "{said}");
+    cluster.configure(&["count_relations.databases = ''"]);
+    cluster.stop(nix::sys::signal::Signal::SIGINT);
+    cluster.start_server();
+    assert_eq!(status(&command).0, 1);
+    cluster.stop(nix::sys::signal::Signal::SIGINT);
+    assert_ne!(status(&command).0, 0);
 }

@@ -213,12 +213,6 @@ fn percent_encoded(text: &str) -> String {
 
 pub type Labels = BTreeMap<String, String>;
 
-/// Labels from pairs.
-pub fn labels(pairs: &[(&str, &str)]) -> Labels {
-    let owned = |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
-    pairs.iter().map(owned).collect()
-}
-
 /// Values by name and labels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Metrics(pub BTreeMap<(String, Labels), f64>);
