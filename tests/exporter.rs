@@ -274,6 +274,32 @@ fn no_name_keeps_it_from_answering() {
 }
 
 #[test]
+fn nor_does_a_databases_name() {
+    let cluster = start(
+        &["count_relations.databases = '*'"],
+        "CREATE EXTENSION count_relations",
+    );
+    let latin = "CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0";
+    cluster.execute("postgres", latin);
+    // What is sent is in its encoding, and so is what is written down.
+    cluster.execute("latin", "CREATE DATABASE \"größe\" TEMPLATE template0");
+    let configuration = every_second(&monitoring("sql_exporter.yml"));
+    let exporter = Server::sql_exporter(&cluster, "watcher", configuration.path());
+    let queries = monitoring("postgres_exporter.yml");
+    // What this one has by itself does not get over such a name.
+    let other = Server::postgres_exporter_of_ours_only(&cluster, "watcher", &queries);
+    eventually("the database", || {
+        let metrics = exporter.scrape();
+        let labels = [("datname", r"gr\366\337e"), ("col", "relations")];
+        metrics.find("sql_pg_relation_counts", &labels)
+    });
+    let labels = [("datname", r"gr\366\337e")];
+    other
+        .scrape()
+        .value("pg_relation_counts_relations", &labels);
+}
+
+#[test]
 fn on_a_standby_what_is_not_known_has_no_series() {
     let primary = start(&[], "CREATE EXTENSION count_relations");
     let standby = primary.start_standby(&[]);

@@ -63,20 +63,33 @@ impl Server {
     /// Debian's exporter for PostgreSQL with the queries of a file, connected to the database
     /// "postgres" as `role`.
     pub fn postgres_exporter(cluster: &Cluster, role: &str, queries: &Path) -> Server {
-        let program = "prometheus-postgres-exporter";
-        let help = tool(program).arg("--help").output();
-        let help = help.unwrap_or_else(|error| panic!("{program}, of scripts/tools.sh: {error}"));
-        let help = String::from_utf8([help.stdout, help.stderr].concat()).unwrap();
-        let mut command = tool(program);
         // Those of old read columns of pg_stat_bgwriter that PostgreSQL 17 dropped. The
         // collector of those that know better has another name.
-        if help.contains("collector.bgwriter") {
-            command.arg("--no-collector.bgwriter");
-        }
+        let bgwriter = collectors().into_iter().filter(|name| name == "bgwriter");
+        Server::postgres_exporter_without(bgwriter, &[], cluster, role, queries)
+    }
+
+    /// The same, without any metrics of its own.
+    pub fn postgres_exporter_of_ours_only(cluster: &Cluster, role: &str, queries: &Path) -> Server {
+        let all = collectors().into_iter();
+        let options = ["--disable-default-metrics"];
+        Server::postgres_exporter_without(all, &options, cluster, role, queries)
+    }
+
+    fn postgres_exporter_without(
+        collectors: impl Iterator<Item = String>,
+        options: &[&str],
+        cluster: &Cluster,
+        role: &str,
+        queries: &Path,
+    ) -> Server {
         let socket = cluster.socket().display();
         let source = format!("user={role} host={socket} dbname=postgres");
+        let mut command = tool(POSTGRES_EXPORTER);
         command
             .env("DATA_SOURCE_NAME", source)
+            .args(collectors.map(|name| format!("--no-collector.{name}")))
+            .args(options)
             .arg(format!("--extend.query-path={}", queries.display()))
             .arg(format!("--{ADDRESS}"));
         Server::start(command, None)
@@ -181,6 +194,26 @@ impl Drop for Server {
             eprintln!("--- log of {}\n{}---", self.address, self.log());
         }
     }
+}
+
+const POSTGRES_EXPORTER: &str = "prometheus-postgres-exporter";
+
+/// The parts of the exporter for PostgreSQL that can be switched off, as its help lists them:
+/// `--collector.NAME`, or `--[no-]collector.NAME`.
+fn collectors() -> Vec<String> {
+    let help = tool(POSTGRES_EXPORTER).arg("--help").output();
+    let help =
+        help.unwrap_or_else(|error| panic!("{POSTGRES_EXPORTER}, of scripts/tools.sh: {error}"));
+    let help = String::from_utf8([help.stdout, help.stderr].concat()).unwrap();
+    let words = help.split_whitespace();
+    let names = words.filter_map(|word| {
+        let option = word.strip_prefix("--")?;
+        let option = option.strip_prefix("[no-]").unwrap_or(option);
+        option.strip_prefix("collector.")
+    });
+    // Not the settings of one, such as --collector.NAME.LIMIT=10.
+    let names = names.filter(|name| !name.contains(['.', '=']));
+    names.map(str::to_owned).collect()
 }
 
 /// The port on which a process listens at 127.0.0.1, as proc(5) has it.
