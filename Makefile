@@ -4,7 +4,7 @@
 #   PG_CONFIG=/path/to/pg_config make test
 
 .DEFAULT_GOAL := help
-.PHONY: help setup all run test test-all check-postgres install package package-test dist bench soak lint deny clean
+.PHONY: help setup all run test test-all check-postgres install package package-test dist bench soak picture lint deny clean
 
 help: ## print this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
@@ -43,6 +43,9 @@ bench: ## measure what counting costs
 
 soak: ## run everything at random on one server for half an hour (or for MINUTES=n), and watch memory
 	@scripts/soak.sh
+
+picture: ## draw docs/storm.svg: a real server in trouble, as Prometheus sees it
+	@scripts/picture.sh
 
 lint: ## check format, clippy, documentation and scripts
 	@scripts/lint.sh

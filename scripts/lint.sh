@@ -26,7 +26,7 @@ say "Format"
 cargo fmt --check
 
 say "Clippy"
-cargo clippy --all-targets --test soak "${features[@]}" -- -D warnings
+cargo clippy --all-targets --test soak --test picture "${features[@]}" -- -D warnings
 
 say "Documentation"
 RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --document-private-items "${features[@]}"

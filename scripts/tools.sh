@@ -1,17 +1,21 @@
 #!/usr/bin/env bash
-# Provides what stories need besides PostgreSQL, in target/tools: the Prometheus
-# exporter for PostgreSQL, unless it is on PATH, and libfaketime. Taken out of
-# Debian's packages and not installed, because the exporter's would also start a
-# service and add a user.
+# Provides what stories need besides PostgreSQL, in target/tools: exporters for Prometheus,
+# Prometheus with promtool, and check_postgres, unless they are on PATH, and libfaketime.
+# Taken out of Debian's packages and not installed, because those would also start services
+# and add users.
 source "$(dirname "$0")/common.sh"
 
 tools=target/tools
 mkdir -p $tools
 
-provide() { # PACKAGE PATTERN OF THE FILE'S PATH
-    local package=$1 pattern=$2
-    [[ ! -e $tools/${pattern##*/} ]] || return 0
-    command -v apt-get >/dev/null || die "no apt here to fetch ${pattern##*/}; put it into $tools"
+provide() { # PACKAGE PATTERN OF A FILE'S PATH...
+    local package=$1 pattern missing=
+    shift
+    for pattern; do
+        [[ -e $tools/${pattern##*/} ]] || missing=$pattern
+    done
+    [[ $missing ]] || return 0
+    command -v apt-get >/dev/null || die "no apt here to fetch ${missing##*/}; put it into $tools"
     say "Fetching $package"
     work=$(mktemp -d target/tools.XXXXXX)
     trap 'rm -rf "$work"' EXIT
@@ -19,11 +23,23 @@ provide() { # PACKAGE PATTERN OF THE FILE'S PATH
     # An old package list names files that are gone from the mirrors.
     download || { sudo_if_needed apt-get -q update </dev/null >&2 && download; }
     dpkg-deb -x "$work"/"$package"_*.deb "$work/root"
-    # shellcheck disable=SC2086 # a pattern
-    mv "$work"/root/$pattern $tools # in one step: what is there is whole
+    for pattern; do
+        # shellcheck disable=SC2086 # a pattern
+        mv "$work"/root/$pattern $tools # in one step: what is there is whole
+    done
     rm -rf "$work"
 }
 
-exporter=prometheus-postgres-exporter
-command -v $exporter >/dev/null || provide $exporter usr/bin/$exporter
+provide_programs() { # PACKAGE PROGRAM...
+    local package=$1 program
+    shift
+    for program; do
+        command -v "$program" >/dev/null || { provide "$package" "${@/#/usr/bin/}" && break; }
+    done
+}
+
+provide_programs prometheus-postgres-exporter prometheus-postgres-exporter
+provide_programs prometheus-sql-exporter prometheus-sql-exporter
+provide_programs prometheus prometheus promtool
+provide_programs check-postgres check_postgres
 provide libfaketime 'usr/lib/*/faketime/libfaketime.so.1'

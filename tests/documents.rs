@@ -31,6 +31,13 @@ fn exists(name: &str) -> bool {
 }
 
 #[test]
+fn every_test_that_the_runbook_names_exists() {
+    let names = named_tests("docs/too-many-relations.md");
+    assert!(!names.is_empty());
+    assert!(names.iter().all(|name| exists(name)), "{names:?}");
+}
+
+#[test]
 fn every_test_that_the_tutorial_names_exists() {
     let names = named_tests("docs/write-your-own-worker.md");
     assert!(names.len() > 15, "{names:?}");

@@ -7,6 +7,7 @@
 mod cluster;
 mod random_ddl;
 
+mod alerts;
 mod all_databases;
 mod attached;
 mod census;
@@ -14,6 +15,7 @@ mod churn;
 mod clock;
 mod coming_back;
 mod counting;
+mod dashboard;
 mod diagnosis;
 mod documents;
 mod exporter;
@@ -27,6 +29,8 @@ mod making_way;
 mod memory;
 mod preloading;
 mod refused;
+mod runbook;
+mod scrape;
 mod settings;
 mod standby;
 mod states;
