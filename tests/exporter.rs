@@ -175,6 +175,11 @@ fn the_prometheus_exporter_shows_a_member_of_pg_monitor_what_the_views_show() {
     for (schema, relations) in [("pg_temp", 3.0), ("s1", 1.0)] {
         assert_eq!(of_app(by_schema, &[("schema", schema)]), relations);
     }
+    // As many as there can be, as docs/monitoring.md says, whatever the number of schemas.
+    let of_app_but_kinds = exported.0.keys().filter(|(name, labels)| {
+        labels["datname"] == "app" && !name.starts_with("pg_relation_counts_by_kind")
+    });
+    assert_eq!(of_app_but_kinds.count(), 71);
     let others = of_app(
         "pg_relation_counts_by_schema_schemas",
         &[("schema", "pg_others")],
