@@ -36,7 +36,7 @@ mkdir "$work/debian" && touch "$work/debian/control"
 needed=$(cd "$work" && dpkg-shlibdeps -O "$library" 2>"$work/log") || die "$(cat "$work/log")"
 
 mkdir -p "$doc"
-cp README.md "$doc"
+cp -r README.md docs monitoring "$doc"
 gzip -9n <CHANGELOG.md >"$doc/changelog.gz"
 gzip -9n >"$doc/changelog.Debian.gz" <<EOF
 count-relations ($version) unstable; urgency=low
