@@ -1,6 +1,6 @@
 //! The queries of the runbook, on a server that has the problems which it is about.
 
-use crate::cluster::{Cluster, eventually};
+use crate::cluster::{Cluster, eventually, is_gone};
 use nix::sys::signal::Signal;
 use postgres::SimpleQueryMessage;
 use postgres::error::SqlState;
@@ -46,7 +46,12 @@ fn every_query_runs_and_finds_what_it_is_about() {
     crashed.batch_execute(temporary).unwrap();
     cluster.expect_crash();
     cluster.expect("terminating connection due to unexpected postmaster exit");
+    let processes = crashed.query("SELECT pid FROM pg_stat_activity", &[]).unwrap();
     cluster.stop(Signal::SIGKILL);
+    // While one of them is there, no other server starts.
+    for process in processes {
+        eventually("the process to end", || is_gone(process.get(0)).then_some(()));
+    }
     cluster.start_server();
     // Which waits for all transactions.
     cluster.execute(
