@@ -50,21 +50,19 @@
 //!
 //! # Why a large catalog need not be counted again
 //!
-//! Each message says which relation it is about, too, and the set of those that the last count
+//! Messages also say which relation they are about, and the set of those that the last count
 //! found can be brought up to date by looking these up. Here the moment between a commit's two
 //! steps matters: a snapshot can see a transaction of which only some messages have been
-//! received. [`crate::kept`] waits until they all are, so a transaction is in the count as a
-//! whole or not at all. What the cases above become:
+//! received. [`crate::kept`] waits for all of them, so a transaction is in the count as a whole
+//! or not at all. As for the cases above:
 //!
-//! - *Rollbacks* name nothing, savepoints that are kept are named with their transaction.
+//! - *Rollbacks* name nothing; subtransactions are named when their transaction commits.
 //! - *Prepared transactions* and *hot standbys* have their own signs of being in between (see
-//!   [`crate::server::commits`]). One that takes long, while files are removed, has everything
-//!   counted meanwhile.
-//! - *A reader that falls behind*, *more names than there is room for*, and messages that are
-//!   about all relations, as a publication for all tables sends them, name nobody: everything
-//!   is counted.
-//! - *`VACUUM FULL pg_class`* changes neither oids nor what snapshots see.
-//! - *In-place updates* and changes of other catalogs name relations that are where they were.
+//!   [`crate::server::commits`]). While one stays in between, everything is counted.
+//! - *A reader that falls behind* is told no names, nor is it where a message is about all
+//!   relations, as for a publication for all tables: everything is counted.
+//! - *`VACUUM FULL pg_class`*, *in-place updates* and changes of other catalogs at most name
+//!   relations that are still there.
 //!
 //! # Why the table is read, and not one of its indexes
 //!
@@ -181,15 +179,13 @@ impl Counter {
     /// looking up those that changed was enough. The first count of a process, which may be
     /// the only one, is not worth a set.
     fn keep_up(&mut self, named: Option<Vec<u32>>) -> bool {
-        let kept = self.kept.take();
         let named = named.filter(|named| self.last.is_some() && Kept::pays(named));
-        let (Some(named), Some(mut kept)) = (&named, kept) else {
+        let (Some(named), Some(mut kept)) = (&named, self.kept.take()) else {
             self.kept = named.map(|_| Kept::load());
             return false;
         };
-        let is_up_to_date = kept.update(named);
-        self.kept = is_up_to_date.then_some(kept);
-        is_up_to_date
+        self.kept = kept.update(named).then_some(kept);
+        self.kept.is_some()
     }
 
     fn run_query(&mut self) -> SpiResult<Option<i64>> {

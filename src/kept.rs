@@ -12,9 +12,6 @@
 //! - Looking up one row too many changes nothing, so whatever else is received meanwhile is
 //!   looked up, too. It may not be visible yet, and stays named for the next time.
 //!
-//! So of each transaction either all is in the set or nothing is, however many messages it
-//! sends, and whoever of the sessions in [`commits`] it is.
-//!
 //! A row's message has the oid that it had before the change, so the new oid of one that was
 //! changed by hand (`allow_system_table_mods`) is not known: the set is loaded anew now and
 //! then.
@@ -48,13 +45,9 @@ impl Kept {
     /// What the active snapshot sees.
     pub fn load() -> Self {
         let mut oids = RoaringBitmap::new();
-        for_each_relation(|relation| {
-            oids.insert(relation.oid);
-        });
-        Self {
-            oids,
-            loaded_at: Instant::now(),
-        }
+        for_each_relation(|relation| _ = oids.insert(relation.oid));
+        let loaded_at = Instant::now();
+        Self { oids, loaded_at }
     }
 
     /// Brings the set up to date with the active snapshot. `named` are the relations of which
@@ -68,12 +61,12 @@ impl Kept {
         let Some(since) = invalidation::named() else {
             return false;
         };
-        look_up(named.iter().chain(&since).copied(), |oid, is_there| {
-            if is_there {
-                self.oids.insert(oid);
+        look_up(named.iter().chain(&since), |oid, is_there| {
+            _ = if is_there {
+                self.oids.insert(oid)
             } else {
-                self.oids.remove(oid);
-            }
+                self.oids.remove(oid)
+            };
         });
         #[cfg(debug_assertions)]
         self.check();
@@ -84,12 +77,9 @@ impl Kept {
     #[cfg(debug_assertions)]
     fn check(&self) {
         let seen = Self::load().oids;
-        if self.oids != seen {
-            pgrx::error!(
-                "set of relations differs from pg_class: missing {:?}, not there {:?}",
-                &seen - &self.oids,
-                &self.oids - &seen
-            );
+        let (missing, gone) = (&seen - &self.oids, &self.oids - &seen);
+        if !(missing.is_empty() && gone.is_empty()) {
+            pgrx::error!("set of relations lacks {missing:?} and has {gone:?}");
         }
     }
 

@@ -81,13 +81,13 @@ unsafe fn for_each_row<T>(catalog: pg_sys::Oid, mut visit: impl FnMut(&T)) {
 /// Calls `visit` for each of the `oids`, with whether the snapshot sees a row of `pg_class`
 /// that has it, which is found as the relation cache finds it (`ScanPgRelation()` in
 /// `utils/cache/relcache.c`).
-pub fn look_up(oids: impl Iterator<Item = u32>, mut visit: impl FnMut(u32, bool)) {
+pub fn look_up<'a>(oids: impl Iterator<Item = &'a u32>, mut visit: impl FnMut(u32, bool)) {
     // SAFETY: as in for_each_row(). The key is for the first column of the index on oids.
     unsafe {
         let relation = pg_sys::table_open(pg_sys::RelationRelationId, LOCK);
         let snapshot = pg_sys::GetActiveSnapshot();
         let index = pg_sys::Oid::from(pg_sys::ClassOidIndexId);
-        for oid in oids {
+        for &oid in oids {
             let mut key = pg_sys::ScanKeyData::default();
             pg_sys::ScanKeyInit(
                 &mut key,

@@ -66,14 +66,14 @@ unsafe extern "C-unwind" fn on_change(_: pg_sys::Datum, cache: c_int, _hash: u32
 /// As [`on_change`].
 unsafe extern "C-unwind" fn on_relation_change(_: pg_sys::Datum, relation: pg_sys::Oid) {
     let number = NUMBER_NAMED.load(Ordering::Relaxed);
-    let number = match NAMED.get(number) {
-        Some(place) if relation != pg_sys::InvalidOid => {
-            place.store(relation.to_u32(), Ordering::Relaxed);
-            number + 1
-        }
-        _ => ANY,
-    };
-    NUMBER_NAMED.store(number, Ordering::Relaxed);
+    if let Some(place) = NAMED.get(number)
+        && relation != pg_sys::InvalidOid
+    {
+        place.store(relation.to_u32(), Ordering::Relaxed);
+        NUMBER_NAMED.store(number + 1, Ordering::Relaxed);
+    } else {
+        NUMBER_NAMED.store(ANY, Ordering::Relaxed);
+    }
 }
 
 /// Receives what has been announced to the process by now.
@@ -99,13 +99,8 @@ pub fn pg_class_changed() -> bool {
 /// The relations whose rows in `pg_class` may have changed, as far as messages of them have
 /// been received since the last call of [`forget_pg_class_changes`]. `None`: any may have.
 pub fn named() -> Option<Vec<u32>> {
-    let named = NAMED.get(..NUMBER_NAMED.load(Ordering::Relaxed))?;
-    Some(
-        named
-            .iter()
-            .map(|oid| oid.load(Ordering::Relaxed))
-            .collect(),
-    )
+    let named = NAMED.get(..NUMBER_NAMED.load(Ordering::Relaxed))?.iter();
+    Some(named.map(|oid| oid.load(Ordering::Relaxed)).collect())
 }
 
 /// Forgets the changes announced so far. To be called before taking the snapshot
