@@ -31,8 +31,9 @@ const PAUSE: Duration = Duration::from_micros(100);
 /// that takes unusually long.
 pub fn await_messages() -> bool {
     let mut backends = backends();
-    // SAFETY: both read shared memory under its spinlock; a null pointer asks for no timeline.
+    // SAFETY: reads shared memory under its spinlock; a null pointer asks for no timeline.
     let replaying = unsafe { pg_sys::GetCurrentReplayRecPtr(null_mut()) };
+    // SAFETY: likewise.
     let is_replayed = || unsafe { pg_sys::GetXLogReplayRecPtr(null_mut()) } >= replaying;
     let end = Instant::now() + PATIENCE;
     loop {
