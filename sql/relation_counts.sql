@@ -50,7 +50,7 @@ COMMENT ON COLUMN @extschema@.relation_counts.max_at IS
 COMMENT ON COLUMN @extschema@.relation_counts.ticks IS
     'ticks since stats_since';
 COMMENT ON COLUMN @extschema@.relation_counts.recounts IS
-    'ticks since stats_since that had to run the query';
+    'ticks since stats_since that had to count all relations';
 COMMENT ON COLUMN @extschema@.relation_counts.last_count_ms IS
     'how long the query took the last time, in milliseconds';
 COMMENT ON COLUMN @extschema@.relation_counts.stats_since IS

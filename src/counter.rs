@@ -1,5 +1,5 @@
 //! How many relations: the kept `SELECT count(*) FROM pg_class`, and whether it has
-//! to run again.
+//! to run again. Where that takes long, what changed is looked up instead ([`crate::kept`]).
 //!
 //! # Why an unchanged count need not be taken again
 //!
@@ -48,6 +48,22 @@
 //!   neither.
 //! - *Other databases'* changes are not announced here, nor counted.
 //!
+//! # Why a large catalog need not be counted again
+//!
+//! Messages also say which relation they are about, and the set of those that the last count
+//! found can be brought up to date by looking these up. Here the moment between a commit's two
+//! steps matters: a snapshot can see a transaction of which only some messages have been
+//! received. [`crate::kept`] waits for all of them, so a transaction is in the count as a whole
+//! or not at all. As for the cases above:
+//!
+//! - *Rollbacks* name nothing; subtransactions are named when their transaction commits.
+//! - *Prepared transactions* and *hot standbys* have their own signs of being in between (see
+//!   [`crate::server::commits`]). While one stays in between, everything is counted.
+//! - *A reader that falls behind* is told no names, nor is it where a message is about all
+//!   relations, as for a publication for all tables: everything is counted.
+//! - *`VACUUM FULL pg_class`*, *in-place updates* and changes of other catalogs at most name
+//!   relations that are still there.
+//!
 //! # Why the table is read, and not one of its indexes
 //!
 //! The planner would count by whichever index of `pg_class` is the smallest, and an
@@ -61,6 +77,7 @@
 //! the session's settings leave the planner nothing but the sequential scan (see
 //! [`crate::server::session`]): what a snapshot sees in the table is the truth.
 
+use crate::kept::Kept;
 use crate::server::signals::cancelable;
 use crate::server::transaction::{transaction, with_snapshot};
 use crate::server::{activity, heap, invalidation, relation_lock};
@@ -79,13 +96,15 @@ pub struct Counter {
     /// Prepared by the first count and kept; the server re-plans it when it must.
     query: Option<OwnedPreparedStatement>,
     last: Option<i64>,
+    /// The relations that the last count found, where [`Kept::pays`].
+    kept: Option<Kept>,
 }
 
 /// What a tick found out.
 pub struct Tally {
     pub relations: i64,
-    /// How long the query took, without the wait for its locks; `None` if it did
-    /// not have to run.
+    /// How long it took to count all relations, without the wait for the locks; `None` if
+    /// that was not necessary.
     pub counted_in: Option<Duration>,
     /// Whether anything may have changed since the last tick.
     pub changed: bool,
@@ -105,35 +124,48 @@ impl Counter {
         self.last.is_some() && !invalidation::pg_class_changed()
     }
 
-    /// Returns the number of relations, by running the query unless
-    /// `skip_unchanged` is set and the last count is known to hold.
+    /// Returns the number of relations, by running the query unless `skip_unchanged` is set
+    /// and the last count is known to hold, or can be brought up to date.
     ///
     /// Raises an ERROR if the server does, among others when the query is canceled.
     pub fn tick(&mut self, skip_unchanged: bool) -> Tally {
         match self.last {
-            Some(relations) if skip_unchanged && !invalidation::pg_class_changed() => Tally {
-                relations,
-                counted_in: None,
-                changed: false,
-            },
+            Some(relations) if skip_unchanged && !invalidation::pg_class_changed() => {
+                // Those of which messages about other catalogs were received.
+                invalidation::forget_pg_class_changes();
+                Tally {
+                    relations,
+                    counted_in: None,
+                    changed: false,
+                }
+            }
             last => {
                 let changed = last.is_none() || invalidation::pg_class_changed();
-                let tally = cancelable(|| transaction(|| self.count(changed)));
-                // What counting took; it may be long until the next.
-                heap::give_back();
+                let tally = cancelable(|| transaction(|| self.count(changed, skip_unchanged)));
+                if tally.counted_in.is_some() {
+                    // What counting took; it may be long until the next.
+                    heap::give_back();
+                }
                 tally
             }
         }
     }
 
-    fn count(&mut self, changed: bool) -> Tally {
+    fn count(&mut self, changed: bool, may_keep: bool) -> Tally {
         activity::running(QUERY);
         relation_lock::lock_pg_class();
         let started = Instant::now();
+        let named = invalidation::named();
         invalidation::forget_pg_class_changes();
-        let relations =
-            with_snapshot(|| self.run_query().unwrap_or_report()).expect("count(*) is never null");
-        let counted_in = Some(started.elapsed());
+        let (relations, was_kept) = with_snapshot(|| {
+            let was_kept = self.keep_up(named.filter(|_| may_keep));
+            let relations = match &self.kept {
+                Some(kept) => Some(kept.relations()),
+                None => self.run_query().unwrap_or_report(),
+            };
+            (relations.expect("count(*) is never null"), was_kept)
+        });
+        let counted_in = (!was_kept).then(|| started.elapsed());
         self.last = Some(relations);
         activity::idle();
         Tally {
@@ -141,6 +173,19 @@ impl Counter {
             counted_in,
             changed,
         }
+    }
+
+    /// Brings the set of relations up to date, if it pays to have one, and returns whether
+    /// looking up those that changed was enough. The first count of a process, which may be
+    /// the only one, is not worth a set.
+    fn keep_up(&mut self, named: Option<Vec<u32>>) -> bool {
+        let named = named.filter(|named| self.last.is_some() && Kept::pays(named));
+        let (Some(named), Some(mut kept)) = (&named, self.kept.take()) else {
+            self.kept = named.map(|_| Kept::load());
+            return false;
+        };
+        self.kept = kept.update(named).then_some(kept);
+        self.kept.is_some()
     }
 
     fn run_query(&mut self) -> SpiResult<Option<i64>> {

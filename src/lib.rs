@@ -8,6 +8,7 @@
 //! - [`attempts`]: how often to try what fails.
 //! - [`cadence`]: when the next tick is due.
 //! - [`counter`]: how many relations there are, and whether to count again.
+//! - [`kept`]: the set of relations, for catalogs too large to be counted at every change.
 //! - [`census`]: which kinds, in which schemas, how bloated: seldom.
 //! - [`report`]: what the log says of it.
 //! - [`launcher`]: only for `databases = '*'`: one process that knows which databases have
@@ -30,6 +31,7 @@ mod budget;
 mod cadence;
 mod census;
 mod counter;
+mod kept;
 mod launcher;
 mod registry;
 mod report;

@@ -67,9 +67,9 @@ pub struct Row {
     pub max_relations: i64,
     pub max_at: i64,
     pub ticks: i64,
-    /// Ticks that ran the query.
+    /// Ticks that counted all relations.
     pub recounts: i64,
-    /// How long the query took the last time, in microseconds.
+    /// How long that took the last time, in microseconds.
     pub last_count_us: i64,
     /// Since when minimum, maximum, ticks and recounts are kept.
     pub stats_since: i64,

@@ -329,7 +329,7 @@ fn run(session: &Session, entry: Entry, stay: &mut Stay) -> Result<Infallible, R
             if known || stay.affords_count() {
                 let tally = counter.tick(settings::skip_unchanged());
                 entry.observe(&tally, epoch);
-                counted = tally.counted_in.is_some();
+                counted = tally.changed || tally.counted_in.is_some();
                 census.stale |= tally.changed;
                 let what_there_is = || {
                     census.hurry(entry, row.requested, now);

@@ -10,6 +10,7 @@ use crate::diagnosis::diagnose;
 use crate::random_ddl::{
     Session, TOLD_WHEN_IN_THE_WAY, from_environment, is_in_the_way, overflow, relations,
 };
+use crate::states::grow_catalog;
 use fastrand::Rng;
 use postgres::types::PgLsn;
 use std::thread::{self, sleep};
@@ -33,6 +34,15 @@ fn so_it_is_on_a_standby() {
     let primary = start();
     let standby = start_standby(&primary, ON);
     churn(&primary, &[&standby]);
+}
+
+/// Where what changed is looked up.
+#[test]
+fn so_it_is_in_a_large_catalog() {
+    let primary = start();
+    grow_catalog(&primary, DATABASE, 20);
+    let standby = start_standby(&primary, ON);
+    churn(&primary, &[&primary, &standby]);
 }
 
 /// On a primary and a standby of it, because the two must see the same changes.

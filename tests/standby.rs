@@ -31,7 +31,7 @@ fn a_standby_counts_what_is_replayed_and_keeps_counting_when_promoted() {
 #[test]
 fn a_query_canceled_by_a_recovery_conflict_costs_a_restart_of_the_worker() {
     let primary = states::start(BUSY);
-    states::grow_catalog(&primary, DATABASE);
+    states::grow_catalog(&primary, DATABASE, 100);
     let standby = primary.start_standby(&["max_standby_streaming_delay = 0"]);
     standby.expect("canceling statement due to conflict with recovery");
     standby.await_line("relations in database \"app\"");

@@ -54,13 +54,13 @@ pub fn napping(cluster: &Cluster) -> Met {
 
 /// In the middle of counting a catalog of 100,000 relations, which takes a second.
 pub fn counting(cluster: &Cluster) -> Met {
-    grow_catalog(cluster, DATABASE);
+    grow_catalog(cluster, DATABASE, 100);
     counting_again(cluster)
 }
 
 /// As [`counting`], which takes many seconds.
 pub fn counting_for_long(cluster: &Cluster) -> Met {
-    grow_catalog(cluster, DATABASE);
+    grow_catalog(cluster, DATABASE, 100);
     slowed_down(cluster, SLOW * 5)
 }
 
@@ -119,8 +119,8 @@ fn await_waiter(cluster: &Cluster, locktype: &str) -> i32 {
     .get(0)
 }
 
-/// Gives the catalog 100,000 relations more: views, as far as `pg_class` knows.
-pub fn grow_catalog(cluster: &Cluster, database: &str) {
+/// Gives the catalog some thousands of relations more: views, as far as `pg_class` knows.
+pub fn grow_catalog(cluster: &Cluster, database: &str, thousands: u32) {
     let mut client = cluster.connect(database);
     client
         .batch_execute("SET allow_system_table_mods = on; SET synchronous_commit = off")
@@ -136,7 +136,7 @@ pub fn grow_catalog(cluster: &Cluster, database: &str) {
         )
         .unwrap()
         .get(0);
-    for batch in 0..100 {
+    for batch in 0..thousands {
         client
             .batch_execute(&format!(
                 "INSERT INTO pg_class SELECT {columns} FROM pg_class, \

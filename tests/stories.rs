@@ -23,6 +23,7 @@ mod failing;
 mod faults;
 mod hooks;
 mod introducing;
+mod kept;
 mod leaving;
 mod log_lines;
 mod making_way;

@@ -28,7 +28,7 @@ fn no_parallel_workers_and_no_jit_whatever_the_settings() {
         ]
         .concat(),
     );
-    states::grow_catalog(&cluster, DATABASE);
+    states::grow_catalog(&cluster, DATABASE, 100);
     let worker = cluster.worker(DATABASE);
     for _ in 0..5 {
         assert!(cluster.next_count(DATABASE) > 100_000);

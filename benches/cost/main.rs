@@ -18,6 +18,7 @@ mod view;
 
 use cluster::{Cluster, Line, eventually, is_gone, send};
 use nix::sys::signal::Signal;
+use postgres::Client;
 use report::{Cost, Report, Times};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{scope, sleep};
@@ -81,6 +82,12 @@ fn main() {
         report.in_transaction = Some(measure_in_transaction(&cluster));
     }
     drop(cluster);
+    if parts.include("costs") {
+        let cluster = init(&[]);
+        cluster.start_server();
+        report.idle_at_default = Some(measure_idle_at_default(&cluster));
+        measure_bloated(&cluster, &mut report);
+    }
     if parts.include("databases") || parts.include("view") {
         let cluster = databases::start();
         for count in databases::COUNTS {
@@ -236,19 +243,47 @@ fn grow_catalog(cluster: &Cluster, relations: u32) {
     for first in (present as u32..relations).step_by(AT_A_TIME as usize) {
         let (first, end) = (FIRST_OID + first, FIRST_OID + relations);
         let last = end.min(first + AT_A_TIME) - 1;
-        client
-            .batch_execute(&format!(
-                "INSERT INTO pg_class SELECT clone.* \
-                 FROM pg_class AS original, generate_series({first}, {last}) AS n, \
-                     jsonb_populate_record(original, jsonb_build_object( \
-                         'oid', n, 'relname', 'clone_' || n, 'reltype', 0)) AS clone \
-                 WHERE original.oid = 'pg_views'::regclass"
-            ))
-            .unwrap();
+        client.batch_execute(&clone_rows(first, last)).unwrap();
     }
     client.batch_execute("VACUUM ANALYZE pg_class").unwrap();
     client.batch_execute("CHECKPOINT").unwrap();
     set_naptime(cluster, NAPTIME);
+}
+
+/// Makes rows with these oids.
+fn clone_rows(first: u32, last: u32) -> String {
+    format!(
+        "INSERT INTO pg_class SELECT clone.* \
+         FROM pg_class AS original, generate_series({first}, {last}) AS n, \
+             jsonb_populate_record(original, jsonb_build_object( \
+                 'oid', n, 'relname', 'clone_' || n, 'reltype', 0)) AS clone \
+         WHERE original.oid = 'pg_views'::regclass"
+    )
+}
+
+/// Leaves so many dead rows in the catalog that nobody may remove while the session that is
+/// returned lives: clones that came and went after its snapshot.
+fn bloat_catalog(cluster: &Cluster, dead_rows: u32) -> Client {
+    const AT_A_TIME: u32 = 1_000;
+    const FIRST_OID: u32 = 1_000_000_000;
+    say(&format!("Leaving {dead_rows} dead rows in the catalog"));
+    set_naptime(cluster, Duration::from_secs(3_600));
+    let mut old = cluster.connect("postgres");
+    old.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+        .unwrap();
+    let mut client = cluster.connect("postgres");
+    client
+        .batch_execute("SET allow_system_table_mods = on")
+        .unwrap();
+    for first in (FIRST_OID..FIRST_OID + dead_rows).step_by(AT_A_TIME as usize) {
+        let last = first + AT_A_TIME - 1;
+        client.batch_execute(&clone_rows(first, last)).unwrap();
+        let delete = format!("DELETE FROM pg_class WHERE oid BETWEEN {first} AND {last}");
+        client.batch_execute(&delete).unwrap();
+    }
+    client.batch_execute("CHECKPOINT").unwrap();
+    set_naptime(cluster, NAPTIME);
+    old
 }
 
 // --- What a tick costs ---
@@ -259,6 +294,7 @@ enum Load {
     OneDdlASecond,
     /// What the former is at the default naptime of a second.
     OneDdlATick,
+    TemporaryTables,
 }
 
 impl Load {
@@ -267,6 +303,7 @@ impl Load {
             Load::Idle => "idle",
             Load::OneDdlASecond => "one DDL a second",
             Load::OneDdlATick => "one DDL a tick",
+            Load::TemporaryTables => "100 temporary tables a tick",
         }
     }
 
@@ -274,7 +311,19 @@ impl Load {
         match self {
             Load::Idle => None,
             Load::OneDdlASecond => Some(Duration::from_secs(1)),
-            Load::OneDdlATick => Some(NAPTIME),
+            Load::OneDdlATick | Load::TemporaryTables => Some(NAPTIME),
+        }
+    }
+
+    /// What is done in turn, once a period.
+    fn statements(self) -> [String; 2] {
+        let temporary = |statement: &dyn Fn(u32) -> String| (1..=100).map(statement).collect();
+        match self {
+            Load::TemporaryTables => {
+                let renewed = |n| format!("CREATE TEMPORARY TABLE load{n} (); DROP TABLE load{n};");
+                [temporary(&renewed), temporary(&renewed)]
+            }
+            _ => ["CREATE TABLE load ()".into(), "DROP TABLE load".into()],
         }
     }
 }
@@ -285,12 +334,46 @@ fn measure_costs(cluster: &Cluster, relations: u32, report: &mut Report) {
         (Load::Idle, true),
         (Load::OneDdlASecond, true),
         (Load::OneDdlATick, true),
+        (Load::TemporaryTables, true),
         (Load::Idle, false),
         (Load::OneDdlASecond, false),
     ] {
         let cost = measure_cost(cluster, relations, load, skip_unchanged);
         report.costs.push(cost);
     }
+}
+
+/// The same in a catalog with few relations and many dead rows.
+fn measure_bloated(cluster: &Cluster, report: &mut Report) {
+    const DEAD_ROWS: u32 = 500_000;
+    let _old = bloat_catalog(cluster, DEAD_ROWS);
+    restart_workers(cluster, 1);
+    for (load, skip_unchanged) in [
+        (Load::Idle, true),
+        (Load::OneDdlATick, true),
+        (Load::Idle, false),
+    ] {
+        let mut cost = measure_cost(cluster, CATALOG_SIZES[0], load, skip_unchanged);
+        cost.dead_rows = DEAD_ROWS;
+        report.costs.push(cost);
+    }
+}
+
+/// What an idle tick at the default naptime costs, as a ratio to one of empty_worker's.
+fn measure_idle_at_default(cluster: &Cluster) -> f64 {
+    const DEFAULT: Duration = Duration::from_secs(1);
+    const WINDOW: Duration = Duration::from_secs(15);
+    say("Idle at the default naptime");
+    set_naptime(cluster, DEFAULT);
+    let pids = one_of_each(cluster);
+    let ratios = (0..PAIRS).map(|_| {
+        let [ours, empty, _] = per_tick(cluster, pids, DEFAULT, WINDOW);
+        eprintln!("    × empty_worker {:.3}", ours / empty);
+        ours / empty
+    });
+    let ratio = median(ratios.collect());
+    set_naptime(cluster, NAPTIME);
+    ratio
 }
 
 fn measure_cost(cluster: &Cluster, relations: u32, load: Load, skip_unchanged: bool) -> Cost {
@@ -310,7 +393,7 @@ fn measure_cost(cluster: &Cluster, relations: u32, load: Load, skip_unchanged: b
     with_load(cluster, load, || {
         sleep(Duration::from_secs(1));
         for _ in 0..pairs {
-            let [ours, empty, plain] = per_tick(cluster, pids);
+            let [ours, empty, plain] = per_tick(cluster, pids, NAPTIME, WINDOW);
             eprintln!(
                 "    × empty_worker {:.3}, × plain_worker {:.4}",
                 ours / empty,
@@ -323,6 +406,7 @@ fn measure_cost(cluster: &Cluster, relations: u32, load: Load, skip_unchanged: b
     let [ours, _, plain] = pids.map(|pid| cluster::Usage::of(pid).anonymous as f64);
     Cost {
         relations,
+        dead_rows: 0,
         load,
         skip_unchanged,
         to_empty: median(to_empty),
@@ -340,7 +424,7 @@ fn measure_in_transaction(cluster: &Cluster) -> f64 {
         let [without, with] = ["off", "on"].map(|value| {
             cluster.configure(&[&format!("empty_worker.in_transaction = {value}")]);
             cluster.reload();
-            let [_, empty, _] = per_tick(cluster, pids);
+            let [_, empty, _] = per_tick(cluster, pids, NAPTIME, WINDOW);
             empty
         });
         with / without
@@ -354,13 +438,13 @@ fn measure_in_transaction(cluster: &Cluster) -> f64 {
 /// In a pair of windows, as much of the time in one order as in the other. A worker
 /// finds in the processor's caches what the one before it has left there of the code
 /// that both run, and those that come after plain_worker find little.
-fn per_tick(cluster: &Cluster, workers: [i32; 3]) -> [f64; 3] {
+fn per_tick(cluster: &Cluster, workers: [i32; 3], naptime: Duration, window: Duration) -> [f64; 3] {
     let [ours, empty, plain] = workers;
     let mut costs = [0.0; 3];
     for others in [[empty, plain], [plain, empty]] {
-        stagger(ours, others);
+        stagger(ours, others, naptime);
         let before = Usage::of(cluster, workers);
-        sleep(WINDOW);
+        sleep(window);
         let after = Usage::of(cluster, workers);
         for (sum, cost) in costs.iter_mut().zip(after.per_tick_since(&before)) {
             *sum += cost / 2.0;
@@ -372,18 +456,18 @@ fn per_tick(cluster: &Cluster, workers: [i32; 3]) -> [f64; 3] {
 /// Spreads the ticks evenly, in this order. A worker that wakes alone finds the
 /// processor's caches cold, as it would in a server of its own; of those that wake
 /// together, only the first does.
-fn stagger(ours: i32, others: [i32; 2]) {
+fn stagger(ours: i32, others: [i32; 2], naptime: Duration) {
     let before = processes::cpu_time(ours);
     eventually("a tick", || {
         (processes::cpu_time(ours) > before).then_some(())
     });
     send(ours, Signal::SIGHUP); // Changes nothing, but costs it the same memory.
     for other in others {
-        sleep(NAPTIME / 3);
+        sleep(naptime / 3);
         // Wakes it, and its next naptime starts then.
         send(other, Signal::SIGHUP);
     }
-    sleep(NAPTIME / 6);
+    sleep(naptime / 6);
 }
 
 /// What our worker, empty_worker and plain_worker have used so far.
@@ -411,15 +495,16 @@ impl Usage {
     }
 }
 
-/// Runs `measure` while a session creates and drops a table in turn.
+/// Runs `measure` while a session creates and drops tables.
 fn with_load(cluster: &Cluster, load: Load, measure: impl FnOnce()) {
     let Some(period) = load.period() else {
         return measure();
     };
     let mut client = cluster.connect("postgres");
+    let statements = load.statements();
     let mut due = Instant::now();
     let create_and_drop = || {
-        for ddl in ["CREATE TABLE load ()", "DROP TABLE load"] {
+        for ddl in &statements {
             client.batch_execute(ddl).unwrap();
             due += period;
             sleep(due.saturating_duration_since(Instant::now()));

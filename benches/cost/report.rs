@@ -16,6 +16,8 @@ pub struct Report {
     /// What a tick of empty_worker costs with a transaction around it, as a ratio to
     /// one without.
     pub in_transaction: Option<f64>,
+    /// What an idle tick costs at the default naptime, as a ratio to empty_worker's.
+    pub idle_at_default: Option<f64>,
     pub reads: Vec<Reads>,
     pub tick_with_reader: Option<TickWithReader>,
     pub databases: Vec<Databases>,
@@ -28,6 +30,7 @@ pub struct Report {
 /// What a tick of our worker costs, as ratios.
 pub struct Cost {
     pub relations: u32,
+    pub dead_rows: u32,
     pub load: Load,
     pub skip_unchanged: bool,
     pub to_empty: f64,
@@ -121,7 +124,7 @@ impl Reads {
 
 impl Cost {
     fn is_idle(&self) -> bool {
-        self.skip_unchanged && self.load == Load::Idle
+        self.skip_unchanged && self.load == Load::Idle && self.dead_rows == 0
     }
 
     fn limit_to_empty(&self) -> Option<f64> {
@@ -131,10 +134,14 @@ impl Cost {
     fn limit_to_plain(&self) -> Option<f64> {
         match self.load {
             _ if !self.skip_unchanged => None,
+            Load::OneDdlATick if self.dead_rows > 0 => Some(0.05),
+            Load::OneDdlATick if self.relations >= 1_000_000 => Some(0.01),
+            Load::OneDdlATick if self.relations >= 100_000 => Some(0.1),
+            _ if self.dead_rows > 0 => None,
             Load::Idle if self.relations <= 400 => Some(0.6),
             Load::Idle if self.relations >= 1_000_000 => Some(0.01),
             Load::Idle => None,
-            Load::OneDdlASecond | Load::OneDdlATick => Some(1.0),
+            _ => Some(1.0),
         }
     }
 }
@@ -200,7 +207,8 @@ impl Report {
             "## A tick\n\n\
              CPU time of a tick of count_relations, as a ratio to that of a worker which only \
              writes a line (`empty_worker`) and to that of one which runs the query at every tick \
-             (`plain_worker`, its parallel helpers included), and memory. All three live \
+             (`plain_worker`, its parallel helpers included), to that of an idle one which has to count \
+             everything (`skip_unchanged` off), and memory. All three live \
              in one server at the same time, with a naptime of {} ms. One DDL a tick is what one \
              DDL a second is at the default naptime. Memory is `Anonymous` of \
              `/proc/PID/smaps_rollup`: what the process has written and what it has inherited \
@@ -210,17 +218,22 @@ impl Report {
         );
         page.push_str(
             "| relations | load | `skip_unchanged` | CPU ÷ empty_worker | CPU ÷ plain_worker \
-             | memory ÷ plain_worker |\n|--:|---|---|---|---|---|\n",
+             | CPU ÷ a full count | memory ÷ plain_worker |\n|--:|---|---|---|---|---|---|\n",
         );
         for cost in &self.costs {
+            let dead_rows = match cost.dead_rows {
+                0 => String::new(),
+                rows => format!(", {rows} dead rows"),
+            };
             let _ = writeln!(
                 page,
-                "| {} | {} | {} | {} | {} | {} |",
+                "| {}{dead_rows} | {} | {} | {} | {} | {} | {} |",
                 cost.relations,
                 cost.load.name(),
                 if cost.skip_unchanged { "on" } else { "off" },
                 verdict(cost.to_empty, cost.limit_to_empty()),
                 verdict(cost.to_plain, cost.limit_to_plain()),
+                verdict(self.to_full_count(cost), None),
                 verdict(cost.memory_to_plain, Some(1.0)),
             );
         }
@@ -233,6 +246,13 @@ impl Report {
                 largest.relations,
                 smallest.relations,
                 verdict(trend, Some(NO_TREND))
+            );
+        }
+        if let Some(ratio) = self.idle_at_default {
+            let _ = writeln!(
+                page,
+                "\nAn idle tick ÷ empty_worker at the default naptime of a second, where both \
+                 find less of what they need in the processor's caches: {ratio:.2}."
             );
         }
         if let Some(ratio) = self.in_transaction {
@@ -250,6 +270,17 @@ impl Report {
             }
             page.push('\n');
         }
+    }
+
+    /// As a ratio to an idle tick of the same catalog with `skip_unchanged` off, each by its
+    /// ratio to empty_worker.
+    fn to_full_count(&self, cost: &Cost) -> f64 {
+        let is_full = |other: &&Cost| {
+            let same = (other.relations, other.dead_rows) == (cost.relations, cost.dead_rows);
+            same && other.load == Load::Idle && !other.skip_unchanged
+        };
+        let full = self.costs.iter().find(is_full);
+        full.map_or(f64::NAN, |full| cost.to_empty / full.to_empty)
     }
 
     fn write_scans(&self, page: &mut String) {

@@ -2,7 +2,7 @@
 
 use crate::cluster::Cluster;
 use crate::report::{Reads, TickWithReader};
-use crate::{beside, median, one_of_each, per_tick, processes, say};
+use crate::{NAPTIME, WINDOW, beside, median, one_of_each, per_tick, processes, say};
 use postgres::Client;
 use std::thread::sleep;
 use std::time::Duration;
@@ -92,7 +92,7 @@ pub fn measure_ticks(cluster: &Cluster) -> TickWithReader {
     let mut client = connect(cluster);
     let pids = one_of_each(cluster);
     let to_empty = || {
-        let [ours, empty, _] = per_tick(cluster, pids);
+        let [ours, empty, _] = per_tick(cluster, pids, NAPTIME, WINDOW);
         ours / empty
     };
     sleep(Duration::from_secs(1));

@@ -2,7 +2,7 @@
 //! which look up, and keep in memory, much that a process needs for nothing else.
 //!
 //! To be called within [`super::transaction::with_snapshot`], whose snapshot says which rows
-//! there are. The table itself is read, whatever state its indexes are in.
+//! there are. Whoever reads all rows reads the table itself, whatever state its indexes are in.
 
 use super::catalog_lock::LOCK;
 use pgrx::pg_sys;
@@ -10,6 +10,7 @@ use std::ffi::CStr;
 
 /// What a row of `pg_class` says of a relation.
 pub struct Relation {
+    pub oid: u32,
     /// Its schema's oid.
     pub schema: u32,
     /// As in `pg_class`, all three.
@@ -26,6 +27,7 @@ pub fn for_each_relation(mut visit: impl FnMut(Relation)) {
             pg_sys::RelationRelationId,
             |row: &pg_sys::FormData_pg_class| {
                 visit(Relation {
+                    oid: row.oid.to_u32(),
                     schema: row.relnamespace.to_u32(),
                     relkind: row.relkind as u8,
                     relpersistence: row.relpersistence as u8,
@@ -73,5 +75,43 @@ unsafe fn for_each_row<T>(catalog: pg_sys::Oid, mut visit: impl FnMut(&T)) {
         }
         pg_sys::systable_endscan(scan);
         pg_sys::table_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+    }
+}
+
+/// Calls `visit` for each of the `oids`, with whether the snapshot sees a row of `pg_class`
+/// that has it, which is found as the relation cache finds it (`ScanPgRelation()` in
+/// `utils/cache/relcache.c`).
+pub fn look_up<'a>(oids: impl Iterator<Item = &'a u32>, mut visit: impl FnMut(u32, bool)) {
+    // SAFETY: as in for_each_row(). The key is for the first column of the index on oids.
+    unsafe {
+        let relation = pg_sys::table_open(pg_sys::RelationRelationId, LOCK);
+        let snapshot = pg_sys::GetActiveSnapshot();
+        let index = pg_sys::Oid::from(pg_sys::ClassOidIndexId);
+        for &oid in oids {
+            let mut key = pg_sys::ScanKeyData::default();
+            pg_sys::ScanKeyInit(
+                &mut key,
+                pg_sys::Anum_pg_class_oid as pg_sys::AttrNumber,
+                pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
+                pg_sys::Oid::from(pg_sys::F_OIDEQ),
+                pg_sys::Datum::from(oid),
+            );
+            let scan = pg_sys::systable_beginscan(relation, index, true, snapshot, 1, &mut key);
+            visit(oid, !pg_sys::systable_getnext(scan).is_null());
+            pg_sys::systable_endscan(scan);
+        }
+        pg_sys::table_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+    }
+}
+
+/// How many pages `pg_class` has, of whatever is in them.
+pub fn pages_of_pg_class() -> u32 {
+    // SAFETY: as in for_each_row(); the main fork is always there.
+    unsafe {
+        let relation = pg_sys::table_open(pg_sys::RelationRelationId, LOCK);
+        let pages =
+            pg_sys::RelationGetNumberOfBlocksInFork(relation, pg_sys::ForkNumber::MAIN_FORKNUM);
+        pg_sys::table_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+        pages
     }
 }

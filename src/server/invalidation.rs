@@ -8,17 +8,27 @@
 //! registered for that cache is therefore called for every change, in the middle of
 //! whatever made the process look into the queue: starting a transaction, taking a lock
 //! on a relation, or [`receive`].
+//!
+//! A second message says which relation it was, for the relation cache. It comes after the
+//! first, and for changes of other catalogs that describe the relation, too.
 
 use pgrx::pg_sys::{
     self,
     SysCacheIdentifier::{AUTHMEMROLEMEM, AUTHOID, DATABASEOID, RELOID},
 };
 use std::ffi::c_int;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 static PG_CLASS_CHANGED: AtomicBool = AtomicBool::new(true);
 static PG_DATABASE_CHANGED: AtomicBool = AtomicBool::new(true);
 static ROLES_CHANGED: AtomicBool = AtomicBool::new(true);
+
+/// How many relations are known by name before all count as changed.
+const MOST_NAMED: usize = 4096;
+static NAMED: [AtomicU32; MOST_NAMED] = [const { AtomicU32::new(0) }; MOST_NAMED];
+/// How many of them are in use; more than there are: any relation may have changed.
+static NUMBER_NAMED: AtomicUsize = AtomicUsize::new(ANY);
+const ANY: usize = usize::MAX;
 
 /// Starts watching; to be called once, as callbacks can't be taken back. Until then, all
 /// count as changed.
@@ -34,6 +44,10 @@ pub fn watch() {
             );
         }
     }
+    // SAFETY: likewise.
+    unsafe {
+        pg_sys::CacheRegisterRelcacheCallback(Some(on_relation_change), pg_sys::Datum::from(0));
+    }
 }
 
 /// May be called at nearly any time, also while the caches are being rebuilt, so
@@ -47,6 +61,19 @@ unsafe extern "C-unwind" fn on_change(_: pg_sys::Datum, cache: c_int, _hash: u32
         &ROLES_CHANGED
     };
     changed.store(true, Ordering::Relaxed);
+}
+
+/// As [`on_change`].
+unsafe extern "C-unwind" fn on_relation_change(_: pg_sys::Datum, relation: pg_sys::Oid) {
+    let number = NUMBER_NAMED.load(Ordering::Relaxed);
+    if let Some(place) = NAMED.get(number)
+        && relation != pg_sys::InvalidOid
+    {
+        place.store(relation.to_u32(), Ordering::Relaxed);
+        NUMBER_NAMED.store(number + 1, Ordering::Relaxed);
+    } else {
+        NUMBER_NAMED.store(ANY, Ordering::Relaxed);
+    }
 }
 
 /// Receives what has been announced to the process by now.
@@ -69,10 +96,18 @@ pub fn pg_class_changed() -> bool {
     PG_CLASS_CHANGED.load(Ordering::Relaxed)
 }
 
+/// The relations whose rows in `pg_class` may have changed, as far as messages of them have
+/// been received since the last call of [`forget_pg_class_changes`]. `None`: any may have.
+pub fn named() -> Option<Vec<u32>> {
+    let named = NAMED.get(..NUMBER_NAMED.load(Ordering::Relaxed))?.iter();
+    Some(named.map(|oid| oid.load(Ordering::Relaxed)).collect())
+}
+
 /// Forgets the changes announced so far. To be called before taking the snapshot
 /// that is going to see them.
 pub fn forget_pg_class_changes() {
     PG_CLASS_CHANGED.store(false, Ordering::Relaxed);
+    NUMBER_NAMED.store(0, Ordering::Relaxed);
 }
 
 /// Whether a change of `pg_database` has been received since the last call.

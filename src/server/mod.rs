@@ -15,6 +15,7 @@ pub mod catalog_lock;
 pub mod catalog_scan;
 pub mod catalog_size;
 pub mod clock;
+pub mod commits;
 pub mod database_list;
 pub mod database_lock;
 pub mod dynamic_worker;

@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# Runs every test on the PostgreSQL of PG_CONFIG; or, quickly, the unit tests and stories
+# that have one of the arguments in their names: scripts/test.sh making_way standby
+source "$(dirname "$0")/common.sh"
+scripts/setup.sh
+scripts/tools.sh
+use_postgres
+
+# Short, and not in TMPDIR: a Unix socket's path ends at 107 bytes.
+dir=$(mktemp -d /tmp/count_relations.XXXXXX)
+give_to_postgres "$dir"
+
+clean_up() {
+    clean_up_in_peace
+    end_job
+    # Only an interrupted test leaves its server behind, perhaps one that it had paused.
+    find "$dir" -name postmaster.pid | while read -r file; do
+        data=${file%/*} pid=$(head -n 1 "$file" 2>/dev/null)
+        [[ $(readlink "/proc/$pid/cwd") == "$data" ]] || continue # a crashed one's pid
+        kill -CONT "$pid"
+        as_postgres "$pg_bin/pg_ctl" stop -s -m immediate -D "$data"
+    done
+    for tests_inside in "$dir/${pg_feature#pg}"-*; do
+        rm -rf "/tmp/pgrx-test-sockets-${tests_inside##*/}"
+    done
+    rm -rf "$dir" || { sleep 1 && rm -rf "$dir"; } # as long as somebody writes there
+}
+trap clean_up EXIT
+exit_on_signals 130
+
+# The tests inside the server, which print its log (see pg_test in src/lib.rs).
+test_inside() {
+    local log=$dir/log unexpected
+    RUST_TEST_NOCAPTURE=1 cargo pgrx test "${how[@]}" "$pg_feature" tests::pg_ 2>&1 |
+        sed -u 's/\x1b\[[0-9;]*m//g' | tee "$log" | sed -u '/: TMSG: /d' ||
+        { grep ': TMSG: ' "$log" >&2; die "a test inside the server failed; its log is above"; }
+    unexpected=$(unexpected_lines "$log")
+    [[ -z $unexpected ]] ||
+        die "unexpected lines in the log of the tests' server:"$'\n'"$unexpected"
+}
+
+# Those that no test has named beforehand, with expect_in_log.
+unexpected_lines() { # LOG
+    awk '
+        !sub(/^.*\]: TMSG: /, "") { next }
+        sub(/^LOG:  expected: /, "") { expected[$0]; next }
+        { lines++ }
+        # When pgrx-tests stops the server, its own sessions may still be there, and our
+        # worker be busy.
+        /^LOG:  received fast shutdown request/ { stopping = 1 }
+        stopping && /^FATAL:  terminating (connection|background worker)/ { next }
+        /^(WARNING|ERROR|FATAL|PANIC):  / || /leak/ || /was terminated by signal/ {
+            message = $0
+            sub(/^[A-Z]+:  /, "", message)
+            for (beginning in expected)
+                if (index(message, beginning) == 1) next
+            print
+        }
+        END { if (!lines) print "(there is no log)" }' "$1"
+}
+
+all_inside() {
+    say "Tests inside the server ($("$PG_CONFIG" --version))"
+    export USER=${USER:-$(id -un)} # pgrx's tests connect as this role, and some shells lack it
+    how=("${features[@]}" --pgdata "$dir")
+    ! is_root || how+=(--runas postgres)
+    # cargo-pgrx may copy over it in place, and a server that has it loaded would crash.
+    rm -f "$pg_lib/count_relations.so"
+    test_inside
+
+    # With assertions comes debug_discard_caches, too: whoever relies on something that
+    # is only in a cache falls.
+    if [[ $("$PG_CONFIG" --configure) == *--enable-cassert* ]]; then
+        say "The same with caches that forget at once"
+        DISCARD_CACHES=1 test_inside
+    fi
+}
+
+# On what scripts/build.sh has installed. The same features as above, so that nothing is
+# built again. Stories mostly wait, so there can be more of them at a time than processors.
+stories() {
+    say "Unit tests, and stories on servers of their own"
+    export COUNT_RELATIONS_TEST_DIRECTORY=$dir TMPDIR=$dir
+    export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((4 * $(nproc)))}
+    cargo test --no-default-features --features "$pg_feature pg_test" \
+        --lib --test stories -- "$@" --skip tests::pg_
+}
+
+# The order matters: for the tests inside the server pgrx installs a test build, and the
+# stories need the real one. `tests::pg_` is how pgrx names the former.
+if (($#)); then
+    run_job scripts/build.sh
+else
+    run_job all_inside
+    run_job scripts/build.sh
+fi
+run_job stories "$@"
+
+left_out=$(cat "$dir/left_out" 2>/dev/null || true)
+if [[ -n $left_out ]]; then
+    say "Tests passed on $("$PG_CONFIG" --version), but left out were:"
+    printf '%s\n' "$left_out" >&2
+else
+    say "Tests passed on $("$PG_CONFIG" --version)"
+fi

@@ -1,0 +1,89 @@
+//! The set of relations, kept up to date from invalidation messages: for catalogs that are
+//! too large to be counted at every change.
+//!
+//! # Why it is what the snapshot sees
+//!
+//! [`Kept::load`] reads the oids that its snapshot sees. [`Kept::update`] looks up, in a later
+//! snapshot, those whose rows have changed since, and is right if it knows of all. It does:
+//!
+//! - What had been received before the snapshot was taken, and since the last time, is in
+//!   `named`. What else the snapshot sees has been sent when
+//!   [`commits::await_messages`] returns, and is received then.
+//! - Looking up one row too many changes nothing, so whatever else is received meanwhile is
+//!   looked up, too. It may not be visible yet, and stays named for the next time.
+//!
+//! A row's message has the oid that it had before the change, so the new oid of one that was
+//! changed by hand (`allow_system_table_mods`) is not known: the set is loaded anew now and
+//! then.
+
+use crate::server::catalog_scan::{for_each_relation, look_up, pages_of_pg_class};
+use crate::server::{commits, invalidation};
+use roaring::RoaringBitmap;
+use std::time::{Duration, Instant};
+
+/// A smaller `pg_class`, of about ten thousand relations without dead rows, is as quickly
+/// counted.
+const FEWEST_PAGES: u32 = 384;
+
+/// A set is that old at most.
+const LONGEST_LIFE: Duration = Duration::from_secs(3600);
+
+/// The oids of all relations that a snapshot saw.
+pub struct Kept {
+    oids: RoaringBitmap,
+    loaded_at: Instant,
+}
+
+impl Kept {
+    /// Whether it pays to keep a set, if so many relations change between two ticks: looking
+    /// one up takes about as long as counting a page.
+    pub fn pays(named: &[u32]) -> bool {
+        let pages = pages_of_pg_class();
+        pages >= FEWEST_PAGES && named.len() < pages as usize / 2
+    }
+
+    /// What the active snapshot sees.
+    pub fn load() -> Self {
+        let mut oids = RoaringBitmap::new();
+        for_each_relation(|relation| _ = oids.insert(relation.oid));
+        let loaded_at = Instant::now();
+        Self { oids, loaded_at }
+    }
+
+    /// Brings the set up to date with the active snapshot. `named` are the relations of which
+    /// messages were received since the last snapshot, and before this one was taken. Returns
+    /// false if it can't be, after which the set is good for nothing.
+    pub fn update(&mut self, named: &[u32]) -> bool {
+        if self.loaded_at.elapsed() >= LONGEST_LIFE || !commits::await_messages() {
+            return false;
+        }
+        invalidation::receive();
+        let Some(since) = invalidation::named() else {
+            return false;
+        };
+        look_up(named.iter().chain(&since), |oid, is_there| {
+            _ = if is_there {
+                self.oids.insert(oid)
+            } else {
+                self.oids.remove(oid)
+            };
+        });
+        #[cfg(debug_assertions)]
+        self.check();
+        true
+    }
+
+    /// Raises an ERROR unless the set is what the active snapshot sees.
+    #[cfg(debug_assertions)]
+    fn check(&self) {
+        let seen = Self::load().oids;
+        let (missing, gone) = (&seen - &self.oids, &self.oids - &seen);
+        if !(missing.is_empty() && gone.is_empty()) {
+            pgrx::error!("set of relations lacks {missing:?} and has {gone:?}");
+        }
+    }
+
+    pub fn relations(&self) -> i64 {
+        self.oids.len() as i64
+    }
+}
