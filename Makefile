@@ -4,7 +4,7 @@
 #   PG_CONFIG=/path/to/pg_config make test
 
 .DEFAULT_GOAL := help
-.PHONY: help setup all run test test-all check-postgres install package package-test dist bench soak picture lint deny clean
+.PHONY: help setup all run test test-all check-postgres install uninstall package package-test dist bench soak picture lint deny clean
 
 help: ## print this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
@@ -28,6 +28,9 @@ check-postgres: ## run PostgreSQL's own test suites with us in the server, on 18
 
 install: ## build the release, then install it into that PostgreSQL
 	@scripts/install.sh
+
+uninstall: ## remove it from that PostgreSQL, unless a running server preloads it
+	@scripts/uninstall.sh
 
 package: ## make a Debian package for that PostgreSQL, in dist/
 	@scripts/package.sh

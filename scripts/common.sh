@@ -83,6 +83,17 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/count_relations
 # What private-installation.sh makes for this checkout.
 installations=${COUNT_RELATIONS_INSTALLATIONS:-$cache/installations/$(cksum <<<"$PWD" | cut -d ' ' -f 1)}
 
+# Who answers for what is made here, as "NAME <ADDRESS>": DEBFULLNAME and DEBEMAIL, which
+# Debian's tools read too, or else the author of the commit that it is made of.
+maintainer() {
+    local name email
+    name=${DEBFULLNAME:-$(git log -1 --format=%an 2>/dev/null || true)}
+    email=${DEBEMAIL:-$(git log -1 --format=%ae 2>/dev/null || true)}
+    [[ -n $name && -n $email ]] ||
+        die "set DEBFULLNAME and DEBEMAIL to the maintainer's name and address"
+    echo "$name <$email>"
+}
+
 # --- Packages of the system ---
 
 apt_offers() { apt-cache show --no-all-versions "$1" &>/dev/null; }

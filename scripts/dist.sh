@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes the archive for PGXN, of what is committed, in dist/.
+# Makes the archive for PGXN, of what is committed, in dist/. Its META.json names the
+# maintainer, as PGXN wants it.
 source "$(dirname "$0")/common.sh"
 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
@@ -7,7 +8,17 @@ in_meta=$(sed -n '/"meta-spec"/q; s/^ *"version": "\(.*\)".*/\1/p' META.json | s
 [[ $in_meta == "$version" ]] || die "META.json is not of version $version: $in_meta"
 [[ -z $(git status --porcelain) ]] || say "Left out: what is not committed"
 
+maintainer=$(maintainer)
+say "The maintainer is $maintainer (DEBFULLNAME and DEBEMAIL set another)"
+meta=$(git show HEAD:META.json | maintainer=$maintainer awk '
+    { print }
+    /^    "name": / {
+        gsub(/["\\]/, "\\\\&", ENVIRON["maintainer"])
+        printf "    \"maintainer\": \"%s\",\n", ENVIRON["maintainer"]
+    }')
+
 mkdir -p dist
-archive=dist/count_relations-$version.zip
-git archive --prefix="count_relations-$version/" --output="$archive" HEAD
+name=count_relations-$version archive=dist/count_relations-$version.zip
+git archive --prefix="$name/" --add-virtual-file="$name/META.json:$meta" --output="$archive" \
+    HEAD -- . ':(exclude)META.json'
 say "Made $archive"

@@ -33,4 +33,5 @@ RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --document-private-items "${featu
 
 say "Scripts"
 # Functions that traps and jobs call look unreachable.
-shellcheck --external-sources --source-path=SCRIPTDIR --exclude=SC2317 scripts/*.sh .ci/run
+mapfile -t scripts < <(git grep --untracked -lIE '^#!.*[/ ](ba)?sh( |$)|^# shellcheck shell=')
+shellcheck --external-sources --source-path=SCRIPTDIR --exclude=SC2317 "${scripts[@]}"

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Shows the extension at work in a throwaway server, until Ctrl-C.
-# DATABASES='postgres, template1' sets count_relations.databases.
+# DATABASES='postgres, template1' sets count_relations.databases. With --debug, it is what
+# is built quickly.
 source "$(dirname "$0")/common.sh"
-scripts/build.sh
+scripts/build.sh "$@"
 use_postgres
 
 # Short, and not in TMPDIR: a Unix socket's path ends at 107 bytes.

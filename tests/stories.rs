@@ -37,6 +37,7 @@ mod standby;
 mod states;
 mod taking_nothing;
 mod tricks;
+mod uninstalling;
 mod upgrading;
 mod view;
 mod visiting;

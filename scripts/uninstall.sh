@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Removes what install.sh has put into the PostgreSQL of PG_CONFIG, unless a running server
+# preloads it: without the library, that server would not start again.
+source "$(dirname "$0")/common.sh"
+
+choose_postgres || die "no PostgreSQL of $supported_range is installed; PG_CONFIG=/path/to/pg_config names it"
+[[ -x $PG_CONFIG ]] || die "PG_CONFIG=$PG_CONFIG: there is no such program"
+find_directories "$PG_CONFIG"
+library=$pg_lib/count_relations.so
+
+mapfile -t files < <(compgen -G "$library"; compgen -G "$pg_share/extension/count_relations[.-]*")
+if ((!${#files[@]})); then
+    say "Nothing of count_relations is installed in $("$PG_CONFIG" --version), $pg_lib"
+    exit
+fi
+if package=$(dpkg-query --search "${files[@]}" 2>/dev/null | cut -d : -f 1 | sort -u) && [[ -n $package ]]; then
+    die "these files belong to a package: apt remove $package"
+fi
+
+if [[ ! -w $pg_lib || ! -w $pg_share/extension ]] && ! is_root; then
+    say "Removing files from $pg_lib and $pg_share/extension takes root: by sudo, which may ask for your password"
+    can_be_root || die "you may not; somebody who may can run 'make uninstall' here"
+    exec sudo env PG_CONFIG="$PG_CONFIG" scripts/uninstall.sh
+fi
+
+# The data directories of the servers whose postmaster has the library loaded, or one that
+# was installed in its place since. (A server in a container may have another at this path.)
+preloading() {
+    local process data
+    for process in /proc/[0-9]*; do
+        data=$(readlink "$process/cwd" 2>/dev/null) &&
+            [[ $(head -n 1 "$process/cwd/postmaster.pid" 2>/dev/null) == "${process#/proc/}" ]] &&
+            grep -qsF "$(realpath "$library")" "$process/maps" &&
+            [[ "$process/root$library" -ef $library ]] && echo "$data"
+    done
+    return 0
+}
+servers=$(preloading)
+[[ -z $servers ]] || die "a running server preloads count_relations, and would not start again without it:
+$(sed 's/^/    /' <<<"$servers")
+Take count_relations out of its shared_preload_libraries, restart it, and run this again."
+
+say "Removing count_relations from $("$PG_CONFIG" --version)"
+rm -v "${files[@]}" >&2
