@@ -1,7 +1,8 @@
-//! The documents name tests for what they claim; the tests must exist.
+//! The documents say what is so, and what they name exists.
 
+use crate::cluster::Cluster;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What stands between backquotes and has the form of a story's, or of a whole
 /// file's: `module::test` or `module`, within brackets.
@@ -31,18 +32,128 @@ fn exists(name: &str) -> bool {
 }
 
 #[test]
-fn every_test_that_the_runbook_names_exists() {
-    let names = named_tests("docs/too-many-relations.md");
-    assert!(!names.is_empty());
-    assert!(names.iter().all(|name| exists(name)), "{names:?}");
+fn every_test_that_is_named_exists() {
+    for (document, least) in [
+        ("docs/promises.md", 30),
+        ("docs/too-many-relations.md", 1),
+        ("docs/write-your-own-worker.md", 15),
+        ("RELEASE.md", 3),
+    ] {
+        let names = named_tests(document);
+        assert!(names.len() >= least, "{document}: {names:?}");
+        let missing: Vec<_> = names.iter().filter(|name| !exists(name)).collect();
+        assert!(missing.is_empty(), "{document}: {missing:?}");
+    }
+}
+
+/// All documents beneath the directory.
+fn documents(directory: &Path) -> Vec<PathBuf> {
+    let paths = fs::read_dir(directory).unwrap();
+    let mut paths: Vec<_> = paths.map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        !name.starts_with('.') && name != "target" && name != "dist"
+    });
+    let (directories, files): (Vec<_>, Vec<_>) = paths.into_iter().partition(|path| path.is_dir());
+    let texts = files.into_iter();
+    let texts = texts.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
+    texts
+        .chain(directories.iter().flat_map(|path| documents(path)))
+        .collect()
+}
+
+/// The names by which links find the headings of a document, as GitHub makes them.
+fn anchors(document: &str) -> Vec<String> {
+    let headings = document.lines().filter(|line| line.starts_with('#'));
+    let anchor = |heading: &str| {
+        let words = heading.trim_start_matches('#').trim().to_lowercase();
+        let kept = words.chars().filter_map(|c| match c {
+            ' ' => Some('-'),
+            c if c.is_alphanumeric() || "-_".contains(c) => Some(c),
+            _ => None,
+        });
+        kept.collect()
+    };
+    headings.map(anchor).collect()
 }
 
 #[test]
-fn every_test_that_the_tutorial_names_exists() {
-    let names = named_tests("docs/write-your-own-worker.md");
-    assert!(names.len() > 15, "{names:?}");
-    let missing: Vec<_> = names.iter().filter(|name| !exists(name)).collect();
-    assert!(missing.is_empty(), "{missing:?}");
+fn every_link_within_the_repository_leads_somewhere() {
+    let mut links = 0;
+    for document in documents(Path::new(".")) {
+        let text = fs::read_to_string(&document).unwrap();
+        let targets = text.split("](").skip(1);
+        let targets = targets.map(|rest| rest.split(')').next().unwrap());
+        for target in targets.filter(|target| !target.contains("://")) {
+            let (path, anchor) = target.split_once('#').unwrap_or((target, ""));
+            let linked = match path {
+                "" => document.clone(),
+                path => document.with_file_name(path),
+            };
+            assert!(linked.exists(), "{}: {target}", document.display());
+            if !anchor.is_empty() {
+                let anchors = anchors(&fs::read_to_string(&linked).unwrap());
+                let found = anchors.iter().any(|found| found == anchor);
+                assert!(found, "{}: {target}: {anchors:?}", document.display());
+            }
+            links += 1;
+        }
+    }
+    assert!(links > 40, "{links}");
+}
+
+/// What stands between backquotes in the first column of the tables of a text.
+fn first_columns(text: &str) -> Vec<&str> {
+    let rows = text.lines().filter(|line| line.starts_with("| `"));
+    rows.flat_map(|row| row[1..].split('|').next().unwrap().split('`').skip(1))
+        .step_by(2)
+        .collect()
+}
+
+fn after<'a>(text: &'a str, heading: &str) -> &'a str {
+    let (_, after) = text.split_once(heading).expect(heading);
+    after.split("\n#").next().unwrap()
+}
+
+#[test]
+fn every_setting_is_documented_with_its_default() {
+    let cluster = Cluster::start(&[]);
+    let sql = "SELECT substr(name, 17), \
+                      coalesce(nullif(current_setting(name), ''), 'empty'), \
+                      CASE context WHEN 'sighup' THEN 'reload' WHEN 'postmaster' THEN 'restart' END \
+               FROM pg_settings WHERE name LIKE 'count_relations.%'";
+    let readme = fs::read_to_string("README.md").unwrap();
+    let reference = fs::read_to_string("docs/reference.md").unwrap();
+    let documented = after(&readme, "\n## Settings\n").replace('`', "");
+    let rows = cluster.connect("postgres").query(sql, &[]).unwrap();
+    for row in &rows {
+        let [name, default, changed]: [&str; 3] = [row.get(0), row.get(1), row.get(2)];
+        let row = format!("\n| {name} | {default} | {changed} | ");
+        assert!(documented.contains(&row), "not in README: {row}");
+        let detail = format!("**`count_relations.{name}`**");
+        assert!(reference.contains(&detail), "not in the reference: {name}");
+    }
+    assert_eq!(first_columns(after(&readme, "\n## Settings\n")).len(), rows.len() + 1);
+}
+
+#[test]
+fn every_column_is_documented() {
+    let cluster = Cluster::start(&[]);
+    let reference = fs::read_to_string("docs/reference.md").unwrap();
+    let mut client = cluster.connect("postgres");
+    client
+        .batch_execute("CREATE EXTENSION count_relations")
+        .unwrap();
+    let sql = "SELECT relname::text, array_agg(attname::text ORDER BY attnum) \
+               FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid \
+               WHERE relkind = 'v' AND relname LIKE 'relation\\_c%' GROUP BY 1";
+    let views = client.query(sql, &[]).unwrap();
+    assert_eq!(views.len(), 4);
+    for view in &views {
+        let [name, columns]: [String; 2] = [view.get(0), view.get::<_, Vec<String>>(1).join(" ")];
+        let table = after(&reference, &format!("# {name}\n"));
+        assert_eq!(first_columns(table).join(" "), columns, "{name}");
+    }
 }
 
 /// What the specification 1.0 of PGXN's META.json requires.
@@ -50,7 +161,8 @@ fn every_test_that_the_tutorial_names_exists() {
 fn the_metadata_for_pgxn_is_complete_and_names_files_that_exist() {
     let text = fs::read_to_string("META.json").unwrap();
     let meta: serde_json::Value = serde_json::from_str(&text).unwrap();
-    for required in ["name", "abstract", "maintainer", "license"] {
+    // But for the maintainer, whom scripts/dist.sh names.
+    for required in ["name", "abstract", "license"] {
         assert!(!meta[required].as_str().unwrap().is_empty(), "{required}");
     }
     assert_eq!(meta["meta-spec"]["version"], "1.0.0");
