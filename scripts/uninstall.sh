@@ -13,9 +13,8 @@ if ((!${#files[@]})); then
     say "Nothing of count_relations is installed in $("$PG_CONFIG" --version), $pg_lib"
     exit
 fi
-if package=$(dpkg-query --search "${files[@]}" 2>/dev/null | cut -d : -f 1 | sort -u) && [[ -n $package ]]; then
-    die "these files belong to a package: apt remove $package"
-fi
+package=$(dpkg-query --search "${files[@]}" 2>/dev/null | cut -d : -f 1 | sort -u) || true
+[[ -z $package ]] || die "these files belong to a package: apt remove $package"
 
 if [[ ! -w $pg_lib || ! -w $pg_share/extension ]] && ! is_root; then
     say "Removing files from $pg_lib and $pg_share/extension takes root: by sudo, which may ask for your password"
@@ -35,9 +34,9 @@ preloading() {
     done
     return 0
 }
-servers=$(preloading)
-[[ -z $servers ]] || die "a running server preloads count_relations, and would not start again without it:
-$(sed 's/^/    /' <<<"$servers")
+mapfile -t servers < <(preloading)
+((!${#servers[@]})) || die "a running server preloads count_relations, and would not start again without it:
+$(printf '    %s\n' "${servers[@]}")
 Take count_relations out of its shared_preload_libraries, restart it, and run this again."
 
 say "Removing count_relations from $("$PG_CONFIG" --version)"
