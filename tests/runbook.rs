@@ -46,11 +46,15 @@ fn every_query_runs_and_finds_what_it_is_about() {
     crashed.batch_execute(temporary).unwrap();
     cluster.expect_crash();
     cluster.expect("terminating connection due to unexpected postmaster exit");
-    let processes = crashed.query("SELECT pid FROM pg_stat_activity", &[]).unwrap();
+    let processes = crashed
+        .query("SELECT pid FROM pg_stat_activity", &[])
+        .unwrap();
     cluster.stop(Signal::SIGKILL);
     // While one of them is there, no other server starts.
     for process in processes {
-        eventually("the process to end", || is_gone(process.get(0)).then_some(()));
+        eventually("the process to end", || {
+            is_gone(process.get(0)).then_some(())
+        });
     }
     cluster.start_server();
     // Which waits for all transactions.
