@@ -325,8 +325,8 @@ fn run(session: &Session, row: Row, stay: &mut Stay) -> Result<Infallible, Reaso
         let mut counted = false;
         if cadence.is_due(now) {
             let mut rest = Duration::ZERO;
-            let known = holds && settings::skip_unchanged();
-            if known || stay.affords_count() {
+            let is_unchanged = holds && settings::skip_unchanged();
+            if is_unchanged || stay.affords_count() {
                 let tally = counter.tick(settings::skip_unchanged());
                 row.observe(&tally, epoch);
                 counted = tally.changed || tally.counted_in.is_some();

@@ -150,7 +150,7 @@ fn prepare(lock_timeout: &CStr) -> State {
 
 fn settle(state: State, asked_for: Option<&CStr>, application_name: &CStr) -> Session {
     signals::hold_cancel_requests();
-    settings::reserve::keep();
+    guc::reserve::keep();
     inval::watch();
     state.restore();
     fix_setting(c"application_name", application_name);
