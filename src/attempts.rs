@@ -11,7 +11,7 @@
 
 use crate::server::database_list::databases;
 use crate::server::role::role_to_connect_as;
-use crate::server::{activity, invalidation, nap, session, shared_slots, signals};
+use crate::server::{backend_status, inval, latch, session, shmem, signals};
 use crate::{registry, settings, worker};
 use std::ffi::{CStr, CString};
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -50,7 +50,7 @@ fn pause_after(failures: i64) -> Duration {
     PAUSES[(failures - 1).clamp(0, last) as usize]
 }
 
-/// How often to look whether an attempt may succeed by now: what the server announces
+/// How often to look whether an attempt may succeed by now: what the server's messages tell
 /// wakes nobody.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -71,7 +71,7 @@ pub struct Attempts {
 impl Attempts {
     /// Those of the worker with that number.
     pub fn of(worker: usize) -> Attempts {
-        let numbers = shared_slots::numbers().expect("a worker runs where it is preloaded");
+        let numbers = shmem::numbers().expect("a worker runs where it is preloaded");
         let numbers = &numbers[registry::NUMBERS..];
         let [made, due, seemed_possible] = &numbers.as_chunks::<NUMBERS>().0[worker];
         Attempts {
@@ -105,7 +105,7 @@ impl Attempts {
     fn wait(&self, database: Option<&CStr>, role: Option<&CStr>, pause: Duration) -> ! {
         let end = Instant::now() + pause;
         session::connect(None, None, worker::APPLICATION_NAME);
-        activity::waiting(&description(database, role));
+        backend_status::waiting(&description(database, role));
         // Only a change from impossible to possible is a reason to leave early: what seemed
         // possible to the last process that waited here has failed since, for a reason that
         // does not show.
@@ -120,8 +120,8 @@ impl Attempts {
                 settings::reload();
             }
             let left = end.saturating_duration_since(Instant::now());
-            invalidation::receive();
-            if invalidation::take_access_change() {
+            inval::receive();
+            if inval::take_access_change() {
                 let before = possible;
                 possible = is_possible(database, role);
                 if possible && !before {
@@ -136,7 +136,7 @@ impl Attempts {
                 log::debug!("trying again after having waited long enough");
                 break;
             }
-            nap::nap(left.min(LOOK_INTERVAL));
+            latch::nap(left.min(LOOK_INTERVAL));
         }
         self.seemed_possible
             .store(possible.into(), Ordering::Relaxed);

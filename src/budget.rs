@@ -8,7 +8,7 @@
 
 use crate::registry;
 use crate::server::clock;
-use crate::server::exit::call_at_exit;
+use crate::server::ipc::call_at_exit;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 

@@ -8,17 +8,17 @@
 //! hundredth of the time. It shows what one snapshot saw, and says when.
 //!
 //! What a database has changed without committing it leaves dead rows behind that
-//! nobody announces. So an idle database is looked at too, every [`LONGEST_PAUSE`].
+//! no message tells of. So an idle database is looked at too, every [`LONGEST_PAUSE`].
 
 use crate::attempts::pause_after_failures;
-use crate::registry::Entry;
+use crate::registry::Row;
 use crate::server::catalog_lock::{try_lock_of_cache, try_lock_with_indexes};
 use crate::server::catalog_scan::{for_each_relation, for_each_schema};
 use crate::server::catalog_size::{Figures, figures_of, forget};
-use crate::server::shared_slots::WIDE_WORDS;
+use crate::server::shmem::WIDE_WORDS;
 use crate::server::signals::cancelable;
 use crate::server::transaction::{transaction, with_snapshot};
-use crate::server::{activity, clock, heap, recovery, relation_lock, session};
+use crate::server::{backend_status, clock, malloc, recovery, relation_lock, session};
 use crate::{counter, settings};
 use pgrx::pg_sys;
 use std::collections::{BTreeMap, HashMap};
@@ -129,9 +129,9 @@ impl Census {
         let census = cancelable(Self::try_to_take);
         session::wait_for_locks(is_visit);
         // What is there to see is the counting.
-        activity::running(counter::QUERY);
-        activity::idle();
-        heap::give_back();
+        backend_status::running(counter::QUERY);
+        backend_status::idle();
+        malloc::give_back();
         census
     }
 
@@ -155,7 +155,7 @@ impl Census {
             })
         })?;
         let (kinds, schemas) = transaction(|| {
-            activity::running(ACTIVITY);
+            backend_status::running(ACTIVITY);
             relation_lock::lock_pg_class();
             let is_free = try_lock_of_cache() && try_lock_with_indexes(pg_sys::NamespaceRelationId);
             is_free.then(|| with_snapshot(sort))
@@ -512,31 +512,31 @@ impl Schedule {
 
     /// Takes a census if it is due, or if somebody has asked for one; `request` is the latest
     /// request. Returns whether it tried to.
-    pub fn follow(&mut self, entry: Entry, request: i64, now: Instant) -> bool {
+    pub fn follow(&mut self, row: Row, request: i64, now: Instant) -> bool {
         let naptime = settings::census_naptime();
         let is_due = naptime.is_some_and(|naptime| is_over(self.due(naptime), now))
             || self.is_asked(request) && is_over(self.not_before, now);
         if is_due {
-            self.take(entry, request, false);
+            self.take(row, request, false);
         }
         is_due
     }
 
     /// Takes a census ahead of its time, for a warning, unless nothing has changed since the
     /// latest, or it would be too much.
-    pub fn hurry(&mut self, entry: Entry, request: i64, now: Instant) {
+    pub fn hurry(&mut self, row: Row, request: i64, now: Instant) {
         let rested = self.hurried.map(|hurried| hurried + self.rest());
         let is_wanted =
             settings::census_naptime().is_some() && (self.stale || self.latest.is_none());
         if is_wanted && is_over(rested, now) && is_over(self.not_before, now) {
-            self.take(entry, request, true);
+            self.take(row, request, true);
         }
     }
 
-    fn take(&mut self, entry: Entry, request: i64, in_a_hurry: bool) {
-        entry.begin_census(self.database);
+    fn take(&mut self, row: Row, request: i64, in_a_hurry: bool) {
+        row.begin_census(self.database);
         let Some(mut census) = Census::take(self.is_visit) else {
-            entry.put_off_census();
+            row.put_off_census();
             self.not_before = Some(Instant::now() + NEXT_TRY);
             return;
         };
@@ -552,7 +552,7 @@ impl Schedule {
         census.request = request;
         let since = self.hurried.map(|hurried| now - hurried);
         census.hurried_at = since.map_or(0, |since| clock::now() - since.as_micros() as i64);
-        entry.enter_census(self.database, &census);
+        row.enter_census(self.database, &census);
     }
 }
 

@@ -4,25 +4,25 @@
 //! # Why an unchanged count need not be taken again
 //!
 //! Nearly always nothing has changed since the last tick, and the server tells us
-//! so for next to nothing: every change of `pg_class` is announced to every process
-//! (see [`crate::server::invalidation`]), and a tick begins by receiving what was
-//! announced. If nothing was, the last count still holds, and the tick does not even
+//! so for next to nothing: every change of `pg_class` sends an invalidation message to
+//! every process (see [`crate::server::inval`]), and a tick begins by receiving them.
+//! If there was none, the last count still holds, and the tick does not even
 //! open a transaction. That no change can be missed rests on two orders.
 //!
-//! **Visible first, announced second.** `CommitTransaction()` makes a transaction's
+//! **Visible first, sent second.** `CommitTransaction()` makes a transaction's
 //! changes visible to new snapshots (`ProcArrayEndTransaction()`) before it sends
 //! its messages (`AtEOXact_Inval()`), both in `access/transam/xact.c`.
 //!
-//! **Forget first, look second.** A count forgets the announcements received so far
-//! *before* it takes its snapshot. What had been announced by then was visible, and
-//! is in the count. What is announced later, during the count too, sets the flag
+//! **Forget first, look second.** A count forgets the messages received so far
+//! *before* it takes its snapshot. What had been sent by then was visible, and
+//! is in the count. What is sent later, during the count too, sets the flag
 //! again and the next tick counts. It may find that the last count had already seen
 //! the change; that costs a query, not a wrong number.
 //!
 //! So a tick can be late by the moment between a commit's two steps, never wrong
-//! about what had been announced before it began. Case by case:
+//! about what had been sent before it began. Case by case:
 //!
-//! - *Rollbacks*, of savepoints too, announce nothing to others and change nothing
+//! - *Rollbacks*, of savepoints too, send nothing to others and change nothing
 //!   (`AtEOXact_Inval(false)`, `AtEOSubXact_Inval()` in `utils/cache/inval.c`).
 //! - *Prepared transactions* keep their messages in the state file;
 //!   `FinishPreparedTransaction()` (`access/transam/twophase.c`) takes the
@@ -34,10 +34,10 @@
 //!   hours, is told to throw everything away: `InvalidateSystemCaches()` in inval.c
 //!   calls every callback.
 //! - *In-place updates* of `pg_class` rows (vacuum's `relpages` and the like) are
-//!   announced too, but make and remove no rows: a needless query at most.
+//!   send messages too, but make and remove no rows: a needless query at most.
 //! - *`VACUUM FULL pg_class`* and *REINDEX* of its indexes move the rows to a new
 //!   file. The plan holds no file; the locks on `pg_class` and its indexes, taken
-//!   before the snapshot, bring the announcement of the new one.
+//!   before the snapshot, bring the message about the new one.
 //! - *Direct changes* (`allow_system_table_mods`) go through `heap_insert()` and
 //!   `heap_delete()` as all others do, which is where `CacheInvalidateHeapTuple()`
 //!   is called.
@@ -46,7 +46,7 @@
 //!   (`ExpireTreeKnownAssignedTransactionIds()`), then sends them
 //!   (`ProcessCommittedInvalidationMessages()`): the same order. Promotion changes
 //!   neither.
-//! - *Other databases'* changes are not announced here, nor counted.
+//! - *Other databases'* messages are ignored here, and their relations not counted.
 //!
 //! # Why a large catalog need not be counted again
 //!
@@ -58,7 +58,7 @@
 //!
 //! - *Rollbacks* name nothing; subtransactions are named when their transaction commits.
 //! - *Prepared transactions* and *hot standbys* have their own signs of being in between (see
-//!   [`crate::server::commits`]). While one stays in between, everything is counted.
+//!   [`crate::server::procarray`]). While one stays in between, everything is counted.
 //! - *A reader that falls behind* is told no names, nor is it where a message is about all
 //!   relations, as for a publication for all tables: everything is counted.
 //! - *`VACUUM FULL pg_class`*, *in-place updates* and changes of other catalogs at most name
@@ -80,7 +80,7 @@
 use crate::kept::Kept;
 use crate::server::signals::cancelable;
 use crate::server::transaction::{transaction, with_snapshot};
-use crate::server::{activity, heap, invalidation, relation_lock};
+use crate::server::{backend_status, inval, malloc, relation_lock};
 use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
 use pgrx::spi::{OwnedPreparedStatement, SpiResult};
@@ -111,17 +111,17 @@ pub struct Tally {
 }
 
 impl Counter {
-    /// Receives what has been announced; to be called before each tick, and whenever
-    /// the process wakes up, as the server throws announcements away only once
+    /// Receives invalidation messages; to be called before each tick, and whenever
+    /// the process wakes up, as the server throws messages away only once
     /// everybody has them (`SICleanupQueue()` in `storage/ipc/sinvaladt.c`).
-    pub fn receive_announcements(&self) {
-        invalidation::receive();
+    pub fn receive_messages(&self) {
+        inval::receive();
     }
 
     /// Whether nothing that has been received says that the last count does not hold any
     /// more.
     pub fn holds(&self) -> bool {
-        self.last.is_some() && !invalidation::pg_class_changed()
+        self.last.is_some() && !inval::pg_class_changed()
     }
 
     /// Returns the number of relations, by running the query unless `skip_unchanged` is set
@@ -130,9 +130,9 @@ impl Counter {
     /// Raises an ERROR if the server does, among others when the query is canceled.
     pub fn tick(&mut self, skip_unchanged: bool) -> Tally {
         match self.last {
-            Some(relations) if skip_unchanged && !invalidation::pg_class_changed() => {
+            Some(relations) if skip_unchanged && !inval::pg_class_changed() => {
                 // Those of which messages about other catalogs were received.
-                invalidation::forget_pg_class_changes();
+                inval::forget_pg_class_changes();
                 Tally {
                     relations,
                     counted_in: None,
@@ -140,11 +140,11 @@ impl Counter {
                 }
             }
             last => {
-                let changed = last.is_none() || invalidation::pg_class_changed();
+                let changed = last.is_none() || inval::pg_class_changed();
                 let tally = cancelable(|| transaction(|| self.count(changed, skip_unchanged)));
                 if tally.counted_in.is_some() {
                     // What counting took; it may be long until the next.
-                    heap::give_back();
+                    malloc::give_back();
                 }
                 tally
             }
@@ -152,11 +152,11 @@ impl Counter {
     }
 
     fn count(&mut self, changed: bool, may_keep: bool) -> Tally {
-        activity::running(QUERY);
+        backend_status::running(QUERY);
         relation_lock::lock_pg_class();
         let started = Instant::now();
-        let named = invalidation::named();
-        invalidation::forget_pg_class_changes();
+        let named = inval::named();
+        inval::forget_pg_class_changes();
         let (relations, was_kept) = with_snapshot(|| {
             let was_kept = self.keep_up(named.filter(|_| may_keep));
             let relations = match &self.kept {
@@ -167,7 +167,7 @@ impl Counter {
         });
         let counted_in = (!was_kept).then(|| started.elapsed());
         self.last = Some(relations);
-        activity::idle();
+        backend_status::idle();
         Tally {
             relations,
             counted_in,

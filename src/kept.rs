@@ -8,7 +8,7 @@
 //!
 //! - What had been received before the snapshot was taken, and since the last time, is in
 //!   `named`. What else the snapshot sees has been sent when
-//!   [`commits::await_messages`] returns, and is received then.
+//!   [`procarray::await_messages`] returns, and is received then.
 //! - Looking up one row too many changes nothing, so whatever else is received meanwhile is
 //!   looked up, too. It may not be visible yet, and stays named for the next time.
 //!
@@ -17,7 +17,7 @@
 //! then.
 
 use crate::server::catalog_scan::{for_each_relation, look_up, pages_of_pg_class};
-use crate::server::{commits, invalidation};
+use crate::server::{inval, procarray};
 use roaring::RoaringBitmap;
 use std::time::{Duration, Instant};
 
@@ -54,11 +54,11 @@ impl Kept {
     /// messages were received since the last snapshot, and before this one was taken. Returns
     /// false if it can't be, after which the set is good for nothing.
     pub fn update(&mut self, named: &[u32]) -> bool {
-        if self.loaded_at.elapsed() >= LONGEST_LIFE || !commits::await_messages() {
+        if self.loaded_at.elapsed() >= LONGEST_LIFE || !procarray::await_messages() {
             return false;
         }
-        invalidation::receive();
-        let Some(since) = invalidation::named() else {
+        inval::receive();
+        let Some(since) = inval::named() else {
             return false;
         };
         look_up(named.iter().chain(&since), |oid, is_there| {

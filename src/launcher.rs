@@ -1,8 +1,8 @@
 //! Only for `databases = '*'`: one process that knows which databases have changed, and
 //! sends workers to those.
 //!
-//! The launcher receives what is announced of *all* databases' `pg_class` (see
-//! [`crate::server::listening`]). A database of which nothing has been announced needs no
+//! The launcher receives the invalidation messages of *all* databases' `pg_class` (see
+//! [`crate::server::sinval`]). A database that none of them is about needs no
 //! worker: its last count holds, and the launcher confirms it at each tick, all of them at
 //! once, at the same cost however many there are (see [`crate::registry`]), unless a line
 //! for each is asked for. One that has
@@ -25,7 +25,7 @@
 //!   a visit to be made.
 //!
 //! For a change that the launcher has received in the epoch `e` was sent before `e` ended,
-//! and to everybody ([`crate::server::listening::receive`] sees to that). A count that
+//! and to everybody ([`crate::server::sinval::receive`] sees to that). A count that
 //! covers more than `e` was confirmed by a worker that received after `e` had ended. So the
 //! worker had been told of the change, which was visible before, and has counted since; or
 //! it connected later, when it was visible. A count that covers no more than `e` may have
@@ -46,13 +46,13 @@
 //!   learned and not published makes no difference.
 //! - *A worker that leaves* while its database changes: what it has not covered, the
 //!   launcher receives as well.
-//! - *A database created by copying another*, which announces nothing of its `pg_class`, is
+//! - *A database created by copying another*, which sends no message about its `pg_class`, is
 //!   a new row of `pg_database`, and was never counted.
 //! - *Renamed, or moved*: the row of `pg_database` is another version, which counts as a
 //!   change. *Dropped and created again* under the same name, it has another oid; if
 //!   somebody has given it the same one, it is another version at least.
 //! - *Rollbacks, prepared transactions, VACUUM FULL, standbys and promotion* are as in
-//!   [`crate::counter`]: visible first, announced second, to all processes at once.
+//!   [`crate::counter`]: visible first, sent second, to all processes at once.
 //!
 //! # Who is visited, and when
 //!
@@ -70,15 +70,15 @@ use crate::attempts::{Attempts, RESTART_INTERVAL, pause_after_failures};
 use crate::budget::{self, Income};
 use crate::cadence::Cadence;
 use crate::census::Schedule;
-use crate::registry::{self, Entry};
+use crate::registry::{self, Row};
 use crate::report::{self, Alarm, Report};
-use crate::server::activity::Statistics;
+use crate::server::backend_status::Statistics;
 use crate::server::database_list::{self, all_databases};
 use crate::server::database_lock::Watch;
 use crate::server::dynamic_worker::DynamicWorker;
-use crate::server::listening::{self, Changed};
 use crate::server::role::role_to_connect_as;
-use crate::server::{clock, invalidation, nap, registered_workers, session, signals};
+use crate::server::sinval::{self, Changed};
+use crate::server::{clock, inval, latch, registered_workers, session, signals};
 use crate::settings::{self, LogCounts};
 use crate::worker;
 use pgrx::prelude::*;
@@ -164,10 +164,10 @@ pub extern "C-unwind" fn count_relations_launcher_main(_argument: pg_sys::Datum)
         launcher.follow_visits();
         launcher.listing_due |= match role_name {
             // Who may connect to everything, whatever the roles.
-            None => invalidation::take_pg_database_change(),
-            Some(_) => invalidation::take_access_change(),
+            None => inval::take_pg_database_change(),
+            Some(_) => inval::take_access_change(),
         };
-        // An interrupted DROP DATABASE is announced by some versions only.
+        // An interrupted DROP DATABASE sends a message in some versions only.
         launcher.listing_due |= launcher.has_failures();
         let listing = launcher.takes_listing(now);
         if listing {
@@ -195,7 +195,7 @@ pub extern "C-unwind" fn count_relations_launcher_main(_argument: pg_sys::Datum)
             nap = nap.min(launcher.not_listed_before.saturating_duration_since(now));
         }
         statistics.report(listing, now);
-        nap::nap(nap.min(cadence.time_left(Instant::now())));
+        latch::nap(nap.min(cadence.time_left(Instant::now())));
     }
     session::leave(format_args!(
         "count relations launcher leaving due to SIGTERM"
@@ -207,7 +207,7 @@ struct Database {
     name: CString,
     version: (u32, u32, u16),
     /// Its row in the registry; `None` if there was no room.
-    entry: Option<Entry>,
+    row: Option<Row>,
     /// The epoch in which it last changed.
     changed_in: i64,
     /// When it is to be visited for a census, if it is at rest.
@@ -342,9 +342,9 @@ impl Launcher {
         }
     }
 
-    /// Receives what has been announced by now, and notes whose `pg_class` has changed.
+    /// Receives the messages that have been sent by now, and notes whose `pg_class` has changed.
     fn receive(&mut self) {
-        match listening::receive() {
+        match sinval::receive() {
             Changed::All => self.touch_all(),
             Changed::These(databases) => {
                 for oid in databases {
@@ -367,10 +367,10 @@ impl Launcher {
             return;
         };
         database.changed_in = registry::epoch();
-        if let Some(entry) = database.entry
+        if let Some(row) = database.row
             && self.restless.insert(oid)
         {
-            entry.settle();
+            row.settle();
         }
     }
 
@@ -383,12 +383,12 @@ impl Launcher {
         if let Some(due) = database.census_due.take() {
             self.censuses.remove(&(due, oid));
         }
-        let Some(entry) = database.entry else {
+        let Some(row) = database.row else {
             return;
         };
-        let row = entry.read();
-        let schedule = Schedule::new(oid, &entry.history(oid), row.stale, Instant::now());
-        let due = if schedule.is_asked(row.requested) {
+        let known = row.read();
+        let schedule = Schedule::new(oid, &row.history(oid), known.stale, Instant::now());
+        let due = if schedule.is_asked(known.requested) {
             Some(schedule.earliest())
         } else {
             settings::census_naptime().map(|naptime| schedule.due(naptime))
@@ -399,8 +399,8 @@ impl Launcher {
     }
 
     fn is_asked_since(&self, oid: u32, request: i64) -> bool {
-        let entry = self.databases.get(&oid).and_then(|database| database.entry);
-        entry.is_some_and(|entry| entry.read().requested > request)
+        let row = self.databases.get(&oid).and_then(|database| database.row);
+        row.is_some_and(|row| row.read().requested > request)
     }
 
     /// Has databases at rest be visited whose census is due, or is asked for.
@@ -436,18 +436,18 @@ impl Launcher {
             let Some(visit) = database.visit.take_if(|visit| visit.worker.has_ended()) else {
                 continue;
             };
-            let Some(row) = database.entry.map(|entry| entry.read()) else {
+            let Some(known) = database.row.map(|row| row.read()) else {
                 continue;
             };
-            if row.database != oid {
+            if known.database != oid {
                 continue;
             }
-            if row.covered > visit.changed_in {
+            if known.covered > visit.changed_in {
                 database.past = Past::default();
                 continue;
             }
             // Perhaps it met another one.
-            if !row.left_at_ease && row.pid == 0 {
+            if !known.left_at_ease && known.pid == 0 {
                 let said = database.past.failures > 0;
                 // One that met what has been changed since says nothing about what is now.
                 if visit.version == database.version && !said {
@@ -523,7 +523,7 @@ impl Launcher {
                     let database = Database {
                         name: new.name,
                         version: new.version,
-                        entry: None,
+                        row: None,
                         changed_in: registry::epoch(),
                         census_due: None,
                         place: None,
@@ -552,7 +552,7 @@ impl Launcher {
             if let Some(visit) = database.visit {
                 database
                     .past
-                    .end_early(has_counted(&visit, database.entry), now);
+                    .end_early(has_counted(&visit, database.row), now);
                 self.departing.push((oid, visit.worker));
             }
             let departed = self.departed.entry(oid).or_insert(Departed {
@@ -569,12 +569,12 @@ impl Launcher {
     fn take_rows(&mut self, now: Instant) {
         self.rows_sought_at = Some(now);
         let rowless: Vec<u32> = self.rowless.iter().copied().collect();
-        for (oid, entry) in Entry::find_or_take_all(&rowless) {
+        for (oid, row) in Row::find_or_take_all(&rowless) {
             self.rowless.remove(&oid);
             if let Some(database) = self.databases.get_mut(&oid) {
                 // One that an earlier launcher knew may follow the header.
-                entry.settle();
-                database.entry = Some(entry);
+                row.settle();
+                database.row = Some(row);
                 self.restless.insert(oid);
                 self.enqueue(oid);
             }
@@ -620,23 +620,23 @@ impl Launcher {
         let Some(database) = self.databases.get_mut(&oid) else {
             return;
         };
-        let Some(entry) = database.entry else {
+        let Some(row) = database.row else {
             return;
         };
-        let row = entry.read();
-        let is_visited = database.visit.is_some() || row.database == oid && row.pid != 0;
+        let known = row.read();
+        let is_visited = database.visit.is_some() || known.database == oid && known.pid != 0;
         if is_visited {
             self.visited.insert(oid);
             return;
         }
         self.visited.remove(&oid);
-        if row.database != oid {
+        if known.database != oid {
             // It went with a worker that had been told to leave.
-            database.entry = None;
+            database.row = None;
             self.restless.remove(&oid);
             self.dequeue(oid);
             self.rowless.insert(oid);
-        } else if entry.follow(database.changed_in) {
+        } else if row.follow(database.changed_in) {
             database.past = Past::default();
             self.restless.remove(&oid);
             self.dequeue(oid);
@@ -682,15 +682,15 @@ impl Launcher {
             return;
         }
         for (oid, database) in &mut self.databases {
-            let Some(entry) = database.entry.filter(|_| !self.restless.contains(oid)) else {
+            let Some(row) = database.row.filter(|_| !self.restless.contains(oid)) else {
                 continue;
             };
-            let row = entry.read();
+            let known = row.read();
             let report = database.report.get_or_insert_default();
-            report.said = row.said;
-            let census = || entry.summary(*oid);
-            if report.count(&database.name.to_string_lossy(), row.relations, census) {
-                entry.remember(report.said);
+            report.said = known.said();
+            let census = || row.summary(*oid);
+            if report.tick(&database.name.to_string_lossy(), known.relations, census) {
+                row.remember(report.said);
             }
         }
     }
@@ -719,10 +719,10 @@ impl Launcher {
                 nap = nap.min(end - now);
                 continue;
             }
-            let Some(entry) = database.entry else {
+            let Some(row) = database.row else {
                 continue;
             };
-            if entry.read().pid != 0 {
+            if row.read().pid != 0 {
                 continue;
             }
             if is_held(&mut self.locks, *oid) {
@@ -738,9 +738,9 @@ impl Launcher {
             }
             // One that is at rest is visited for a census.
             if self.restless.insert(*oid) {
-                entry.settle();
+                row.settle();
             }
-            entry.expect_worker();
+            row.expect_worker();
             let Some(worker) = worker::launch(*oid, self.role, &database.name) else {
                 waiting = Some(*place);
                 blocked = true;
@@ -794,8 +794,8 @@ impl Launcher {
 }
 
 /// Whether the visit to the database with this row has counted anything by now.
-fn has_counted(visit: &Visit, entry: Option<Entry>) -> bool {
-    entry.is_some_and(|entry| entry.read().covered > visit.changed_in)
+fn has_counted(visit: &Visit, row: Option<Row>) -> bool {
+    row.is_some_and(|row| row.read().covered > visit.changed_in)
 }
 
 /// Whether somebody holds the lock of a database: a worker would only wait, and fail

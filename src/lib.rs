@@ -23,7 +23,7 @@
 //! Data flows one way: settings → (launcher →) worker → counter, census → (log line,
 //! registry) → views.
 
-use crate::server::shared_slots;
+use crate::server::shmem;
 use pgrx::prelude::*;
 
 mod attempts;
@@ -52,7 +52,7 @@ pub extern "C-unwind" fn _PG_init() {
     }
     settings::define();
     if server::preload::by_postmaster() {
-        server::log::install();
+        server::elog::install();
         let max_databases = settings::max_databases();
         let (workers, databases) = match settings::databases() {
             settings::Databases::All => {
@@ -64,7 +64,7 @@ pub extern "C-unwind" fn _PG_init() {
                 (names.len(), max_databases.max(names.len()))
             }
         };
-        shared_slots::request(
+        shmem::request(
             registry::sizes(databases, workers * attempts::NUMBERS),
             on_all_libraries_loaded,
         );

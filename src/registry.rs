@@ -6,7 +6,7 @@
 //! # Who writes a row
 //!
 //! Counts are entered by the worker that is in the database, whose pid the row then has.
-//! Anybody changes the rest, one process at a time (see [`crate::server::shared_slots`]).
+//! Anybody changes the rest, one process at a time (see [`crate::server::shmem`]).
 //! Whoever makes a row, or frees it, keeps others from doing so meanwhile; a row with a pid
 //! is not freed but marked, and goes with its worker.
 //!
@@ -37,9 +37,9 @@
 use crate::census::{Census, History};
 use crate::counter::Tally;
 use crate::server::clock;
-use crate::server::exit::call_at_exit;
+use crate::server::ipc::call_at_exit;
 use crate::server::session::my_pid;
-use crate::server::shared_slots::{self, Sizes, Slot, WORDS, WideSlot, exclusively};
+use crate::server::shmem::{self, Record, Sizes, WideRecord, exclusively, record};
 use std::collections::HashMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -53,9 +53,10 @@ pub struct Said {
     pub warned: bool,
 }
 
+record! {
 /// What is known of a database. Times are the server's: microseconds since 2000-01-01 UTC.
 #[derive(Clone, Copy, Default)]
-pub struct Row {
+pub struct Known {
     /// The database's oid; 0 if the row is free.
     pub database: u32,
     pub relations: i64,
@@ -90,10 +91,13 @@ pub struct Row {
     follows: bool,
     /// How many of the header's ticks are in the row already.
     base: i64,
-    pub said: Said,
+    /// As in [`Said`], both.
+    last_logged: Option<i64>,
+    warned: bool,
+}
 }
 
-impl Row {
+impl Known {
     fn observe(&mut self, tally: &Tally, now: i64) {
         let first = self.counted_at == 0;
         if first || tally.relations != self.relations {
@@ -135,149 +139,74 @@ impl Row {
         }
     }
 
-    fn from_words(words: [i64; WORDS]) -> Row {
-        let [
-            database,
-            relations,
-            counted_at,
-            changed_at,
-            min_relations,
-            max_relations,
-            max_at,
-            ticks,
-            recounts,
-            last_count_us,
-            stats_since,
-            pid,
-            flags,
-            covered,
-            base,
-            last_logged,
-            requested,
-        ] = words;
-        Row {
-            database: database as u32,
-            relations,
-            counted_at,
-            changed_at,
-            min_relations,
-            max_relations,
-            max_at,
-            ticks,
-            recounts,
-            last_count_us,
-            stats_since,
-            pid: pid as i32,
-            dismissed: flags & DISMISSED != 0,
-            left_at_ease: flags & LEFT_AT_EASE != 0,
-            stale: flags & STALE != 0,
-            requested,
-            covered,
-            follows: flags & FOLLOWS != 0,
-            base,
-            said: Said {
-                last_logged: (flags & LOGGED != 0).then_some(last_logged),
-                warned: flags & WARNED != 0,
-            },
+    pub fn said(&self) -> Said {
+        Said {
+            last_logged: self.last_logged,
+            warned: self.warned,
         }
     }
-
-    fn to_words(self) -> [i64; WORDS] {
-        let flag = |is_set: bool, flag: i64| if is_set { flag } else { 0 };
-        [
-            self.database.into(),
-            self.relations,
-            self.counted_at,
-            self.changed_at,
-            self.min_relations,
-            self.max_relations,
-            self.max_at,
-            self.ticks,
-            self.recounts,
-            self.last_count_us,
-            self.stats_since,
-            self.pid.into(),
-            flag(self.dismissed, DISMISSED)
-                | flag(self.left_at_ease, LEFT_AT_EASE)
-                | flag(self.stale, STALE)
-                | flag(self.follows, FOLLOWS)
-                | flag(self.said.warned, WARNED)
-                | flag(self.said.last_logged.is_some(), LOGGED),
-            self.covered,
-            self.base,
-            self.said.last_logged.unwrap_or_default(),
-            self.requested,
-        ]
-    }
 }
-
-const DISMISSED: i64 = 1;
-const LEFT_AT_EASE: i64 = 2;
-const FOLLOWS: i64 = 4;
-const WARNED: i64 = 8;
-const LOGGED: i64 = 16;
-const STALE: i64 = 32;
 
 /// A database's row, and its census.
 #[derive(Clone, Copy)]
-pub struct Entry {
-    row: &'static Slot,
-    census: &'static WideSlot,
+pub struct Row {
+    known: &'static Record,
+    census: &'static WideRecord,
 }
 
 /// The row that this process is the worker of, or would be.
-static OCCUPIED: OnceLock<Entry> = OnceLock::new();
+static OCCUPIED: OnceLock<Row> = OnceLock::new();
 
-impl Entry {
+impl Row {
     /// The row of `database`, if it has one.
-    pub fn find(database: u32) -> Option<Entry> {
-        entries().find(|entry| entry.read().database == database)
+    pub fn find(database: u32) -> Option<Row> {
+        rows().find(|row| row.read().database == database)
     }
 
     /// The row of `database`, which gets one if there is none. `None` if all are taken.
-    pub fn find_or_take(database: u32) -> Option<Entry> {
-        Entry::find_or_take_all(&[database]).remove(&database)
+    pub fn find_or_take(database: u32) -> Option<Row> {
+        Row::find_or_take_all(&[database]).remove(&database)
     }
 
-    /// As [`Entry::find_or_take`], for many: those that are not in the result have no row.
-    pub fn find_or_take_all(databases: &[u32]) -> HashMap<u32, Entry> {
+    /// As [`Row::find_or_take`], for many: those that are not in the result have no row.
+    pub fn find_or_take_all(databases: &[u32]) -> HashMap<u32, Row> {
         exclusively(header().table, || {
             let mut free = Vec::new();
             let mut taken = HashMap::new();
-            for entry in entries() {
-                let Row { database, .. } = entry.read();
+            for row in rows() {
+                let Known { database, .. } = row.read();
                 if database == 0 {
-                    free.push(entry);
+                    free.push(row);
                 } else {
-                    taken.insert(database, entry);
+                    taken.insert(database, row);
                 }
             }
             let mut found = HashMap::new();
             for database in databases.iter().copied() {
-                let entry = taken.remove(&database).or_else(|| {
-                    let free = free.pop().or_else(Entry::another)?;
+                let row = taken.remove(&database).or_else(|| {
+                    let free = free.pop().or_else(Row::another)?;
                     free.census.update(|words| words.fill(0));
-                    free.update(|row| {
-                        *row = Row {
+                    free.update(|known| {
+                        *known = Known {
                             database,
-                            ..Row::default()
+                            ..Known::default()
                         }
                     });
                     Some(free)
                 });
-                found.extend(entry.map(|entry| (database, entry)));
+                found.extend(row.map(|row| (database, row)));
             }
             found
         })
     }
 
     /// One that has never been anybody's.
-    fn another() -> Option<Entry> {
+    fn another() -> Option<Row> {
         let used = used();
-        let row = all_slots().get(1 + used)?;
-        let census = shared_slots::all_wide()?.get(used)?;
+        let known = records().get(1 + used)?;
+        let census = shmem::wide_records()?.get(used)?;
         header().used.store(used as i64 + 1, Ordering::Release);
-        Some(Entry { row, census })
+        Some(Row { known, census })
     }
 
     /// Makes this process the worker of `database`, whose row this is, until it exits, in
@@ -289,41 +218,41 @@ impl Entry {
         call_at_exit(vacate);
         let pid = my_pid();
         let mut occupied = false;
-        self.update(|row| {
-            occupied = row.database == database && row.pid == 0 && !row.dismissed && !row.follows;
+        self.update(|known| {
+            occupied =
+                known.database == database && known.pid == 0 && !known.dismissed && !known.follows;
             if occupied {
-                row.pid = pid;
+                known.pid = pid;
             }
         });
         occupied
     }
 
-    pub fn read(&self) -> Row {
-        Row::from_words(self.row.read())
+    pub fn read(&self) -> Known {
+        Known::from_words(self.known.read())
     }
 
     /// Enters what a tick found out, which covers `epoch`.
     pub fn observe(&self, tally: &Tally, epoch: i64) {
         let now = clock::now();
-        self.update(|row| {
-            row.observe(tally, now);
-            row.covered = epoch;
+        self.update(|known| {
+            known.observe(tally, now);
+            known.covered = epoch;
         });
     }
 
     /// Enters that the latest count covers `epoch` as well.
     pub fn cover(&self, epoch: i64) {
         if self.read().covered != epoch {
-            self.update(|row| row.covered = epoch);
+            self.update(|known| known.covered = epoch);
         }
     }
 
-    pub fn said(&self) -> Said {
-        self.read().said
-    }
-
     pub fn remember(&self, said: Said) {
-        self.update(|row| row.said = said);
+        self.update(|known| {
+            known.last_logged = said.last_logged;
+            known.warned = said.warned;
+        });
     }
 
     /// Enters that a census of `database`, whose row this is, is begun.
@@ -340,7 +269,7 @@ impl Entry {
     pub fn enter_census(&self, database: u32, census: &Census) {
         let census = census.to_words(database);
         self.census.update(|words| *words = census);
-        self.update(|row| row.stale = false);
+        self.update(|known| known.stale = false);
     }
 
     /// What is known of the censuses of `database`, whose row this is.
@@ -357,7 +286,7 @@ impl Entry {
 
     /// Has the row be ready for a worker, which may or may not leave at ease.
     pub fn expect_worker(&self) {
-        self.update(|row| row.left_at_ease = false);
+        self.update(|known| known.left_at_ease = false);
     }
 
     /// Has the row follow the header from now on, if nobody is there and its count covers
@@ -365,12 +294,12 @@ impl Entry {
     pub fn follow(&self, epoch: i64) -> bool {
         let confirmed = confirmed();
         let mut follows = false;
-        self.update(|row| {
-            if row.pid == 0 && row.counted_at != 0 && row.covered > epoch && !row.follows {
-                row.follows = true;
-                row.base = confirmed.ticks;
+        self.update(|known| {
+            if known.pid == 0 && known.counted_at != 0 && known.covered > epoch && !known.follows {
+                known.follows = true;
+                known.base = confirmed.ticks;
             }
-            follows = row.follows;
+            follows = known.follows;
         });
         follows
     }
@@ -378,41 +307,41 @@ impl Entry {
     /// Has the row not follow the header any more.
     pub fn settle(&self) {
         let confirmed = confirmed();
-        self.update(|row| {
-            row.take_in(confirmed);
-            row.follows = false;
+        self.update(|known| {
+            known.take_in(confirmed);
+            known.follows = false;
         });
     }
 
-    fn update(&self, change: impl FnOnce(&mut Row)) {
-        self.row.update(|words| {
-            let mut row = Row::from_words(*words);
-            change(&mut row);
-            *words = row.to_words();
+    fn update(&self, change: impl FnOnce(&mut Known)) {
+        self.known.update(|words| {
+            let mut known = Known::from_words(*words);
+            change(&mut known);
+            *words = known.to_words();
         });
     }
 }
 
 /// Enters that this process, if it is in a database, leaves because it wants to.
 pub fn leave_at_ease() {
-    update_occupied(|row| row.left_at_ease = true);
+    update_occupied(|known| known.left_at_ease = true);
 }
 
 fn vacate() {
-    update_occupied(|row| {
-        row.pid = 0;
-        if row.dismissed {
-            *row = Row::default();
+    update_occupied(|known| {
+        known.pid = 0;
+        if known.dismissed {
+            *known = Known::default();
         }
     });
 }
 
 /// Changes the row that this process is the worker of, if it is.
-fn update_occupied(change: impl FnOnce(&mut Row)) {
-    if let Some(entry) = OCCUPIED.get() {
-        entry.update(|row| {
-            if row.pid == my_pid() {
-                change(row);
+fn update_occupied(change: impl FnOnce(&mut Known)) {
+    if let Some(row) = OCCUPIED.get() {
+        row.update(|known| {
+            if known.pid == my_pid() {
+                change(known);
             }
         });
     }
@@ -422,14 +351,14 @@ fn update_occupied(change: impl FnOnce(&mut Row)) {
 /// it leaves when it next wakes up, and the row goes with it.
 pub fn retain(wanted: impl Fn(u32) -> bool) {
     exclusively(header().table, || {
-        for entry in entries() {
-            let Row { database, .. } = entry.read();
+        for row in rows() {
+            let Known { database, .. } = row.read();
             if database == 0 || wanted(database) {
                 continue;
             }
-            entry.update(|row| match row.pid {
-                0 => *row = Row::default(),
-                _ => row.dismissed = true,
+            row.update(|known| match known.pid {
+                0 => *known = Known::default(),
+                _ => known.dismissed = true,
             });
         }
     });
@@ -439,8 +368,8 @@ pub fn retain(wanted: impl Fn(u32) -> bool) {
 /// after its own.
 pub fn sizes(databases: usize, further: usize) -> Sizes {
     Sizes {
-        slots: 1 + databases,
-        wide_slots: databases,
+        records: 1 + databases,
+        wide_records: databases,
         numbers: NUMBERS + further,
     }
 }
@@ -464,7 +393,7 @@ pub struct Header {
 }
 
 pub fn header() -> Header {
-    let numbers = shared_slots::numbers().expect("the library is preloaded");
+    let numbers = shmem::numbers().expect("the library is preloaded");
     let [
         table,
         used,
@@ -521,13 +450,13 @@ struct Confirmed {
 }
 
 fn confirmed() -> Confirmed {
-    let [at, ticks, ..] = all_slots()[0].read();
+    let [at, ticks, ..] = records()[0].read();
     Confirmed { at, ticks }
 }
 
 /// Confirms all rows that follow the header: at the time `at`, their counts were right.
 pub fn confirm(at: i64) {
-    all_slots()[0].update(|words| {
+    records()[0].update(|words| {
         words[0] = at;
         words[1] += 1;
     });
@@ -535,25 +464,25 @@ pub fn confirm(at: i64) {
 
 /// Whether there are rows to look at: the library has been preloaded.
 pub fn exists() -> bool {
-    shared_slots::all().is_some_and(|slots| !slots.is_empty())
+    shmem::records().is_some_and(|records| !records.is_empty())
 }
 
 /// The header's, and those of databases.
-fn all_slots() -> &'static [Slot] {
-    shared_slots::all().unwrap_or_default()
+fn records() -> &'static [Record] {
+    shmem::records().unwrap_or_default()
 }
 
 /// All that there is room for.
-fn all_entries() -> impl Iterator<Item = Entry> {
-    let rows = all_slots().iter().skip(1);
-    let censuses = shared_slots::all_wide().unwrap_or_default();
+fn all_rows() -> impl Iterator<Item = Row> {
+    let rows = records().iter().skip(1);
+    let censuses = shmem::wide_records().unwrap_or_default();
     rows.zip(censuses)
-        .map(|(row, census)| Entry { row, census })
+        .map(|(known, census)| Row { known, census })
 }
 
 /// Those of databases, and free ones among them.
-fn entries() -> impl Iterator<Item = Entry> {
-    all_entries().take(used())
+fn rows() -> impl Iterator<Item = Row> {
+    all_rows().take(used())
 }
 
 fn used() -> usize {
@@ -561,12 +490,12 @@ fn used() -> usize {
 }
 
 /// The rows of all databases that have been counted.
-pub fn counted() -> impl Iterator<Item = Row> {
+pub fn counted() -> impl Iterator<Item = Known> {
     let confirmed = confirmed();
-    entries().filter_map(move |entry| {
-        let mut row = entry.read();
-        row.take_in(confirmed);
-        (row.database != 0 && row.counted_at != 0).then_some(row)
+    rows().filter_map(move |row| {
+        let mut known = row.read();
+        known.take_in(confirmed);
+        (known.database != 0 && known.counted_at != 0).then_some(known)
     })
 }
 
@@ -575,13 +504,13 @@ pub fn counted() -> impl Iterator<Item = Row> {
 pub fn reset(database: Option<u32>) -> bool {
     let now = clock::now();
     let mut found = false;
-    for entry in entries() {
+    for row in rows() {
         let confirmed = confirmed();
-        entry.update(|row| {
-            let wanted = database.is_none_or(|oid| oid == row.database);
-            if wanted && row.database != 0 && row.counted_at != 0 {
-                row.take_in(confirmed);
-                row.reset(now);
+        row.update(|known| {
+            let wanted = database.is_none_or(|oid| oid == known.database);
+            if wanted && known.database != 0 && known.counted_at != 0 {
+                known.take_in(confirmed);
+                known.reset(now);
                 found = true;
             }
         });
@@ -591,11 +520,11 @@ pub fn reset(database: Option<u32>) -> bool {
 
 /// The latest census of all databases that have been counted, by oid.
 pub fn censuses() -> impl Iterator<Item = (u32, Census)> {
-    entries().filter_map(|entry| {
-        let row = entry.read();
-        let is_counted = row.database != 0 && row.counted_at != 0;
-        let census = Census::from_words(entry.census.read(), row.database)?;
-        is_counted.then_some((row.database, census))
+    rows().filter_map(|row| {
+        let known = row.read();
+        let is_counted = known.database != 0 && known.counted_at != 0;
+        let census = Census::from_words(row.census.read(), known.database)?;
+        is_counted.then_some((known.database, census))
     })
 }
 
@@ -608,11 +537,11 @@ pub fn census_requests() -> i64 {
 pub fn request_census(database: Option<u32>) -> bool {
     let request = header().requests.fetch_add(1, Ordering::Relaxed) + 1;
     let mut found = false;
-    for entry in entries() {
-        entry.update(|row| {
-            let wanted = database.is_none_or(|oid| oid == row.database);
-            if wanted && row.database != 0 {
-                row.requested = row.requested.max(request);
+    for row in rows() {
+        row.update(|known| {
+            let wanted = database.is_none_or(|oid| oid == known.database);
+            if wanted && known.database != 0 {
+                known.requested = known.requested.max(request);
                 found = true;
             }
         });

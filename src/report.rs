@@ -1,7 +1,7 @@
 //! What the log says of the counts of a database.
 
 use crate::registry::Said;
-use crate::server::log::Line;
+use crate::server::elog::Line;
 use crate::settings::{self, LogCounts};
 use crate::worker::REST_FACTOR;
 use pgrx::prelude::*;
@@ -21,9 +21,9 @@ impl Report {
         Report { said, line: None }
     }
 
-    /// Reports a count, as `log_counts` and `warn_above` ask for; `census` is what a warning
+    /// Logs the count of a tick, as `log_counts` and `warn_above` ask for; `census` is what a warning
     /// takes its DETAIL from. Returns whether there is something new to remember.
-    pub fn count(
+    pub fn tick(
         &mut self,
         database: &str,
         relations: i64,

@@ -1,6 +1,6 @@
 //! Every `count_relations.*` setting: its definition, its rule, its typed value.
 
-use crate::server::settings::{
+use crate::server::guc::{
     LIST_INPUT, Refusal, StringRule, define_strictly, define_string,
     reload as reload_configuration, reserve_prefix, split_identifiers,
 };
@@ -46,10 +46,9 @@ const MOST_WORKERS: i32 = 1_000;
 /// Defines all settings. A wrong value in the configuration raises an error,
 /// which keeps a starting server from starting.
 pub fn define() {
-    const NAPTIME_NAME: &CStr = c"count_relations.naptime";
-    define_strictly(NAPTIME_NAME, || {
+    define_strictly(c"count_relations.naptime", |name| {
         GucRegistry::define_int_guc(
-            NAPTIME_NAME,
+            name,
             c"Sets the time from one count of relations to the next.",
             c"",
             &NAPTIME,
@@ -59,10 +58,9 @@ pub fn define() {
             GucFlags::UNIT_MS,
         );
     });
-    const DATABASES_NAME: &CStr = c"count_relations.databases";
-    define_strictly(DATABASES_NAME, || {
+    define_strictly(c"count_relations.databases", |name| {
         define_string::<DatabaseList>(
-            DATABASES_NAME,
+            name,
             c"Lists the databases whose relations are counted.",
             c"A comma-separated list of names, written as in search_path, or * for all.",
             &DATABASES,
@@ -70,10 +68,9 @@ pub fn define() {
             LIST_INPUT,
         );
     });
-    const ROLE_NAME: &CStr = c"count_relations.role";
-    define_strictly(ROLE_NAME, || {
+    define_strictly(c"count_relations.role", |name| {
         GucRegistry::define_string_guc(
-            ROLE_NAME,
+            name,
             c"Sets the role that counts relations.",
             c"An empty string means the bootstrap superuser. A role that may connect suffices.",
             &ROLE,
@@ -81,10 +78,9 @@ pub fn define() {
             GucFlags::IS_NAME,
         );
     });
-    const SKIP_UNCHANGED_NAME: &CStr = c"count_relations.skip_unchanged";
-    define_strictly(SKIP_UNCHANGED_NAME, || {
+    define_strictly(c"count_relations.skip_unchanged", |name| {
         GucRegistry::define_bool_guc(
-            SKIP_UNCHANGED_NAME,
+            name,
             c"Counts again only when the catalog has changed.",
             c"When off, every tick runs the query.",
             &SKIP_UNCHANGED,
@@ -92,10 +88,9 @@ pub fn define() {
             GucFlags::default(),
         );
     });
-    const LOG_COUNTS_NAME: &CStr = c"count_relations.log_counts";
-    define_strictly(LOG_COUNTS_NAME, || {
+    define_strictly(c"count_relations.log_counts", |name| {
         GucRegistry::define_enum_guc(
-            LOG_COUNTS_NAME,
+            name,
             c"Sets which counts are logged.",
             c"With \"changes\", only those that differ from the last one logged.",
             &LOG_COUNTS,
@@ -103,10 +98,9 @@ pub fn define() {
             GucFlags::default(),
         );
     });
-    const CENSUS_NAPTIME_NAME: &CStr = c"count_relations.census_naptime";
-    define_strictly(CENSUS_NAPTIME_NAME, || {
+    define_strictly(c"count_relations.census_naptime", |name| {
         GucRegistry::define_int_guc(
-            CENSUS_NAPTIME_NAME,
+            name,
             c"Sets the time from one census of a database's relations to the next.",
             c"There is hardly any while nothing changes. 0 turns it off.",
             &CENSUS_NAPTIME,
@@ -116,10 +110,9 @@ pub fn define() {
             GucFlags::UNIT_MS,
         );
     });
-    const WARN_ABOVE_NAME: &CStr = c"count_relations.warn_above";
-    define_strictly(WARN_ABOVE_NAME, || {
+    define_strictly(c"count_relations.warn_above", |name| {
         GucRegistry::define_int_guc(
-            WARN_ABOVE_NAME,
+            name,
             c"Warns when a database has more relations than this.",
             c"0 turns the warning off.",
             &WARN_ABOVE,
@@ -129,10 +122,9 @@ pub fn define() {
             GucFlags::default(),
         );
     });
-    const MAX_DATABASES_NAME: &CStr = c"count_relations.max_databases";
-    define_strictly(MAX_DATABASES_NAME, || {
+    define_strictly(c"count_relations.max_databases", |name| {
         GucRegistry::define_int_guc(
-            MAX_DATABASES_NAME,
+            name,
             c"Sets the largest number of databases whose relations can be counted.",
             c"",
             &MAX_DATABASES,
@@ -142,10 +134,9 @@ pub fn define() {
             GucFlags::default(),
         );
     });
-    const MAX_WORKERS_NAME: &CStr = c"count_relations.max_workers";
-    define_strictly(MAX_WORKERS_NAME, || {
+    define_strictly(c"count_relations.max_workers", |name| {
         GucRegistry::define_int_guc(
-            MAX_WORKERS_NAME,
+            name,
             c"Sets the largest number of workers that visit databases at the same time.",
             c"With \"*\" for count_relations.databases; a list has a worker for each.",
             &MAX_WORKERS,

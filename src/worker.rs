@@ -13,14 +13,14 @@ use crate::budget;
 use crate::cadence::Cadence;
 use crate::census::Schedule;
 use crate::counter::Counter;
-use crate::registry::{self, Entry};
+use crate::registry::{self, Row};
 use crate::report::{self, Report};
-use crate::server::activity::Statistics;
+use crate::server::backend_status::Statistics;
 use crate::server::database_list::databases;
 use crate::server::database_lock::Watch;
 use crate::server::dynamic_worker::DynamicWorker;
 use crate::server::session::{self, Session};
-use crate::server::{library, nap, registered_workers, signals};
+use crate::server::{latch, library, registered_workers, signals};
 use crate::settings;
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::prelude::*;
@@ -121,8 +121,8 @@ pub extern "C-unwind" fn count_relations_worker_main(index: pg_sys::Datum) {
     let attempts = Attempts::of(index.value());
     attempts.begin(Some(database), role.as_deref());
     let session = session::connect(Some(database), role.as_deref(), APPLICATION_NAME);
-    let Err(reason) = entry_of_listed(session.database_oid, &databases)
-        .and_then(|entry| run(&session, entry, &mut Stay::ForGood(attempts)));
+    let Err(reason) = row_of_listed(session.database_oid, &databases)
+        .and_then(|row| run(&session, row, &mut Stay::ForGood(attempts)));
     session::leave(format_args!(
         "count relations worker for database \"{}\" {reason}",
         session.database
@@ -140,14 +140,14 @@ pub extern "C-unwind" fn count_relations_launched_main(argument: pg_sys::Datum) 
     let argument = argument.value() as u64;
     let (database, role) = (argument as u32, (argument >> 32) as u32);
     let session = session::visit(database, role, APPLICATION_NAME);
-    let reason = match Entry::find(database) {
-        Some(entry) => {
+    let reason = match Row::find(database) {
+        Some(row) => {
             let mut visit = Stay::Visit {
                 last_change: Instant::now(),
                 has_counted: false,
                 has_taken_census: false,
             };
-            let Err(reason) = run(&session, entry, &mut visit);
+            let Err(reason) = run(&session, row, &mut visit);
             registry::leave_at_ease();
             reason
         }
@@ -265,19 +265,19 @@ impl Stay {
 
 /// The row of a database of the list. Those of databases that had a name of the list
 /// once are given up for it if need be: there is one for each name.
-fn entry_of_listed(database: u32, names: &[CString]) -> Result<Entry, Reason> {
-    Entry::find_or_take(database)
+fn row_of_listed(database: u32, names: &[CString]) -> Result<Row, Reason> {
+    Row::find_or_take(database)
         .or_else(|| {
             let mut listed = databases(0);
             listed.retain(|database| names.contains(&database.name));
             registry::retain(|oid| listed.iter().any(|database| database.oid == oid));
-            Entry::find_or_take(database)
+            Row::find_or_take(database)
         })
         .ok_or("leaving, as the worker of a database that had the name before is still there")
 }
 
 /// Counts until there is a reason to leave, and returns it.
-fn run(session: &Session, entry: Entry, stay: &mut Stay) -> Result<Infallible, Reason> {
+fn run(session: &Session, row: Row, stay: &mut Stay) -> Result<Infallible, Reason> {
     let database = &session.database;
     log::log!(
         stay.log_level(),
@@ -285,17 +285,17 @@ fn run(session: &Session, entry: Entry, stay: &mut Stay) -> Result<Infallible, R
         session.role,
         settings::naptime().as_millis()
     );
-    if !entry.occupy(session.database_oid) {
+    if !row.occupy(session.database_oid) {
         return Err("leaving, as the database has another one, or needs none");
     }
     let mut counter = Counter::default();
-    let mut report = Report::new(entry.said());
+    let mut report = Report::new(row.read().said());
     let mut cadence = Cadence::new(Instant::now(), settings::naptime());
     let mut statistics = Statistics::default();
     let mut lock = Watch::of(session.database_oid);
     let oid = session.database_oid;
-    let stale = entry.read().stale;
-    let mut census = Schedule::new(oid, &entry.history(oid), stale, Instant::now());
+    let stale = row.read().stale;
+    let mut census = Schedule::new(oid, &row.history(oid), stale, Instant::now());
     census.is_visit = matches!(stay, Stay::Visit { .. });
     loop {
         if signals::terminated() {
@@ -305,38 +305,38 @@ fn run(session: &Session, entry: Entry, stay: &mut Stay) -> Result<Infallible, R
             settings::reload();
             cadence.set_naptime(settings::naptime());
         }
-        let row = entry.read();
-        if row.dismissed {
+        let known = row.read();
+        if known.dismissed {
             return Err(NOT_TO_BE_COUNTED);
         }
         if lock.is_wanted() {
             return Err("making way for a command that needs the database to itself");
         }
         let epoch = registry::epoch();
-        counter.receive_announcements();
+        counter.receive_messages();
         if session.is_of_another_name() {
             return Err("leaving, as the database has got another name");
         }
         let holds = counter.holds();
         if holds {
-            entry.cover(epoch);
+            row.cover(epoch);
         }
         let mut now = Instant::now();
         let mut counted = false;
         if cadence.is_due(now) {
             let mut rest = Duration::ZERO;
-            let known = holds && settings::skip_unchanged();
-            if known || stay.affords_count() {
+            let is_unchanged = holds && settings::skip_unchanged();
+            if is_unchanged || stay.affords_count() {
                 let tally = counter.tick(settings::skip_unchanged());
-                entry.observe(&tally, epoch);
+                row.observe(&tally, epoch);
                 counted = tally.changed || tally.counted_in.is_some();
                 census.stale |= tally.changed;
                 let what_there_is = || {
-                    census.hurry(entry, row.requested, now);
-                    entry.summary(oid)
+                    census.hurry(row, known.requested, now);
+                    row.summary(oid)
                 };
-                if report.count(database, tally.relations, what_there_is) {
-                    entry.remember(report.said);
+                if report.tick(database, tally.relations, what_there_is) {
+                    row.remember(report.said);
                 }
                 let duration = tally.counted_in.unwrap_or_default();
                 rest = duration * REST_FACTOR;
@@ -349,7 +349,7 @@ fn run(session: &Session, entry: Entry, stay: &mut Stay) -> Result<Infallible, R
                 report::rest(database, rest);
             }
         }
-        if stay.affords_census() && census.follow(entry, row.requested, now) {
+        if stay.affords_census() && census.follow(row, known.requested, now) {
             stay.took_census();
             now = Instant::now();
         }
@@ -357,6 +357,6 @@ fn run(session: &Session, entry: Entry, stay: &mut Stay) -> Result<Infallible, R
             return Err(reason);
         }
         statistics.report(counted, now);
-        nap::nap(cadence.time_left(now).min(lock.interval()));
+        latch::nap(cadence.time_left(now).min(lock.interval()));
     }
 }

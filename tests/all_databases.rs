@@ -2,7 +2,7 @@
 //! to those; every database that can be connected to, and is no template, has a row.
 
 use crate::cluster::{
-    Background, Cluster, Level, eventually, is_gone, major_version, processor_time, send,
+    Background, Cluster, FAST, Level, eventually, is_gone, major_version, processor_time, send,
 };
 use crate::random_ddl::relations;
 use nix::sys::signal::Signal;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 pub const ALL: &[&str] = &[
     "count_relations.databases = '*'",
-    "count_relations.naptime = '50ms'",
+    FAST,
     // Who visits what is not for everybody's log.
     "log_min_messages = debug1",
 ];
@@ -541,7 +541,7 @@ fn rows_of_a_list_are_given_up_for_databases_that_come_after() {
     let cluster = Cluster::start(&[
         "count_relations.databases = 'app, postgres'",
         "count_relations.max_databases = 2",
-        "count_relations.naptime = '50ms'",
+        FAST,
     ]);
     cluster.expect("database \"app\" does not exist");
     cluster.execute("postgres", "CREATE EXTENSION count_relations");
@@ -985,7 +985,7 @@ fn a_database_with_a_lock_on_it_is_not_visited_until_that_is_gone() {
     holder
         .batch_execute("BEGIN; ALTER DATABASE app RENAME TO held")
         .unwrap();
-    cluster.configure(&["count_relations.naptime = '50ms'"]);
+    cluster.configure(&[FAST]);
     cluster.reload();
     let mut client = cluster.connect("postgres");
     let ticks = "SELECT ticks FROM relation_counts WHERE datname = 'postgres'";

@@ -1,7 +1,7 @@
 //! What is attached to a role or a database decides nothing of what our processes log or
 //! report: there, the server's own settings hold, and go on to.
 
-use crate::cluster::{Cluster, eventually};
+use crate::cluster::{Cluster, FAST, eventually};
 use crate::states::DATABASE;
 use nix::sys::signal::Signal;
 
@@ -79,7 +79,7 @@ fn is_heard_and_seen(cluster: &Cluster) {
 fn the_servers_own_settings_hold(databases: &str) {
     let cluster = Cluster::start(&[
         &format!("count_relations.databases = '{databases}'"),
-        "count_relations.naptime = '50ms'",
+        FAST,
         "count_relations.warn_above = 1",
     ]);
     cluster.expect("more than count_relations.warn_above (1)");

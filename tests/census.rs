@@ -1,7 +1,7 @@
 //! The census: which kinds of relations, in which schemas, how bloated the catalogs are.
 
 use crate::all_databases::{self, await_rest};
-use crate::cluster::{Background, Cluster, Level, Throttle, eventually, send};
+use crate::cluster::{Background, Cluster, FAST, Level, Throttle, eventually, send};
 use nix::sys::signal::Signal;
 use postgres::Client;
 use postgres::error::SqlState;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 const LISTED: &[&str] = &[
     "count_relations.databases = 'app, postgres'",
-    "count_relations.naptime = '50ms'",
+    FAST,
     "count_relations.census_naptime = '100ms'",
 ];
 
@@ -473,7 +473,7 @@ fn the_warning_says_what_and_where() {
     for databases in ["app", "*"] {
         let cluster = Cluster::init(&[
             &format!("count_relations.databases = '{databases}'"),
-            "count_relations.naptime = '50ms'",
+            FAST,
             // None but for the warning.
             "count_relations.census_naptime = '1h'",
             "count_relations.log_counts = none",

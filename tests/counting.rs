@@ -1,17 +1,8 @@
 //! The worker counts, on a fixed cadence, and logs what it counted.
 
-use crate::cluster::{Cluster, Level, eventually, is_gone, send};
+use crate::cluster::{Cluster, FAST, Level, eventually, is_gone, send};
+use crate::random_ddl::relations;
 use nix::sys::signal::Signal;
-use postgres::Client;
-
-const FAST: &str = "count_relations.naptime = '50ms'";
-
-fn relations(client: &mut Client) -> i64 {
-    client
-        .query_one("SELECT count(*) FROM pg_class", &[])
-        .unwrap()
-        .get(0)
-}
 
 #[test]
 fn a_stock_server_with_nothing_but_the_library_preloaded_counts_once_a_second() {

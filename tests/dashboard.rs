@@ -1,7 +1,7 @@
 //! The dashboard, as far as it can be had without Grafana: every panel's expressions, asked of a
 //! real Prometheus that watched a real server through a storm.
 
-use crate::cluster::{Cluster, eventually};
+use crate::cluster::{Cluster, FAST, eventually};
 use crate::scrape::{Server, monitoring};
 use serde_json::Value;
 use std::fs;
@@ -37,7 +37,7 @@ fn labels_of(legend: &str) -> Vec<&str> {
 fn every_panel_shows_series_with_the_labels_of_its_legend() {
     let cluster = Cluster::start(&[
         "count_relations.databases = 'postgres, app'",
-        "count_relations.naptime = '50ms'",
+        FAST,
         "count_relations.census_naptime = '100ms'",
     ]);
     cluster.execute("postgres", "CREATE EXTENSION count_relations");

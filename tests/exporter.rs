@@ -1,6 +1,6 @@
 //! Prometheus sees what the views show, through the exporters that Debian has.
 
-use crate::cluster::{Cluster, eventually};
+use crate::cluster::{Cluster, FAST, eventually};
 use crate::scrape::{Labels, Metrics, Server, monitoring, tool};
 use postgres::Client;
 use std::fs;
@@ -9,7 +9,7 @@ use std::process::Command;
 use tempfile::NamedTempFile;
 
 const SETTINGS: &[&str] = &[
-    "count_relations.naptime = '50ms'",
+    FAST,
     "count_relations.census_naptime = '100ms'",
     "count_relations.databases = 'postgres, app'",
 ];

@@ -1,14 +1,15 @@
 //! What can't be counted is tried less and less often, costs few lines in the log, and is
 //! counted soon after it can be.
 
-use crate::cluster::{Cluster, Level, Line, eventually, has_library, is_gone, leave_out, send};
+use crate::cluster::{
+    Cluster, FAST, Level, Line, eventually, has_library, is_gone, leave_out, send,
+};
 use crate::states;
 use nix::sys::signal::Signal;
 use postgres::Client;
 use std::fs;
 use std::path::PathBuf;
 
-const FAST: &str = "count_relations.naptime = '50ms'";
 /// What is said in the waiting room.
 const DEBUG: &str = "log_min_messages = 'debug1'";
 const WAITED: &str = "trying again after having waited long enough";

@@ -1,14 +1,14 @@
 //! What goes wrong on real servers, and what it costs.
 
-use crate::cluster::{Cluster, Level, eventually, is_gone, leave_out, send, server_user_command};
+use crate::cluster::{
+    Cluster, FAST, Level, eventually, is_gone, leave_out, send, server_user_command,
+};
 use crate::states::{self, BUSY, DATABASE};
 use nix::sys::signal::Signal;
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-
-const FAST: &str = "count_relations.naptime = '50ms'";
 
 #[test]
 fn a_thousand_sighups_and_sigusr1s_change_nothing() {

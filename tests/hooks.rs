@@ -1,6 +1,6 @@
 //! Other libraries have hooks in every query of their clients', and in none of ours.
 
-use crate::cluster::{Cluster, Line, eventually, has_library, leave_out, major_version};
+use crate::cluster::{Cluster, FAST, Line, eventually, has_library, leave_out, major_version};
 use crate::states::DATABASE;
 use nix::sys::signal::Signal;
 use std::collections::HashSet;
@@ -62,7 +62,7 @@ fn set_up(libraries: &str, databases: &str) -> Cluster {
         // The server's own, as what is attached to a database is not for us anyway.
         &format!("singer.sing = '{SONG}'"),
         &format!("count_relations.databases = '{databases}'"),
-        "count_relations.naptime = '50ms'",
+        FAST,
         "count_relations.skip_unchanged = off",
     ]);
     cluster.start_server();
@@ -175,7 +175,7 @@ fn collects_clients_only(libraries: &str, databases: &str) {
         "auto_explain.log_min_duration = 0",
         "auto_explain.log_nested_statements = on",
         &format!("count_relations.databases = '{databases}'"),
-        "count_relations.naptime = '50ms'",
+        FAST,
         "count_relations.skip_unchanged = off",
     ]);
     cluster.start_server();

@@ -1,6 +1,6 @@
 //! The worker says who it is, what it is about to do, and why it leaves.
 
-use crate::cluster::{Cluster, Level, eventually, is_gone, send};
+use crate::cluster::{Cluster, FAST, Level, eventually, is_gone, send};
 use nix::sys::signal::Signal;
 
 #[test]
@@ -50,10 +50,7 @@ fn its_nap_has_a_name() {
 
 #[test]
 fn its_lines_follow_log_min_messages() {
-    let cluster = Cluster::start(&[
-        "count_relations.naptime = '50ms'",
-        "log_min_messages = 'log'",
-    ]);
+    let cluster = Cluster::start(&[FAST, "log_min_messages = 'log'"]);
     cluster.next_count("postgres");
     // In the server's log, LOG ranks below FATAL.
     cluster.configure(&["log_min_messages = 'fatal'"]);

@@ -168,7 +168,7 @@ fn replace(primary: &Cluster, watched: &[&Cluster]) {
         .collect();
     // Whoever is stopped in the middle of a commit has others wait for its messages, for
     // longer than they have patience if it is stopped for long.
-    let mut throttle = || {
+    let throttle = || {
         for (backend, stop) in backends.iter().zip([1, 3, 1, 30, 3].into_iter().cycle()) {
             let throttle = Throttle::new(*backend, Duration::from_millis(stop));
             sleep(Duration::from_millis(100));

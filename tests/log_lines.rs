@@ -1,7 +1,8 @@
 //! What the log says of the counts: every one, those that differ, or none; and of
 //! counts that are too high.
 
-use crate::cluster::{Cluster, Level, Line, eventually};
+use crate::cluster::{Cluster, Level, Line, await_ticks, eventually};
+use crate::random_ddl::relations;
 use postgres::Client;
 
 const DATABASE: &str = "app";
@@ -17,27 +18,8 @@ fn start(configuration: &[&str]) -> (Cluster, Client) {
     client
         .batch_execute("CREATE EXTENSION count_relations")
         .unwrap();
-    await_ticks(&mut client);
+    await_ticks(&mut client, DATABASE, 10);
     (cluster, client)
-}
-
-/// Waits for ten ticks: a line that is to be there is there, and one that is not
-/// has had its occasions.
-fn await_ticks(client: &mut Client) {
-    let mut ticks = || -> Option<i64> {
-        let row = client.query_opt(
-            "SELECT ticks FROM relation_counts WHERE datname = 'app'",
-            &[],
-        );
-        Some(row.unwrap()?.get(0))
-    };
-    let before = eventually("a tick", &mut ticks);
-    eventually("ten ticks", || (ticks()? >= before + 10).then_some(()));
-}
-
-fn relations(client: &mut Client) -> i64 {
-    let sql = "SELECT count(*) FROM pg_class";
-    client.query_one(sql, &[]).unwrap().get(0)
 }
 
 fn reload(cluster: &Cluster, client: &mut Client, line: &str) {
@@ -53,7 +35,7 @@ fn reload(cluster: &Cluster, client: &mut Client, line: &str) {
             .get::<_, bool>(0)
             .then_some(())
     });
-    await_ticks(client);
+    await_ticks(client, DATABASE, 10);
 }
 
 /// What the log says after "Currently", in each of its counts so far.
@@ -73,7 +55,7 @@ fn all_is_a_line_a_tick_without_a_difference() {
     let (cluster, mut client) = start(&["count_relations.log_counts = 'all'"]);
     let before = relations(&mut client);
     client.batch_execute("CREATE TABLE t ()").unwrap();
-    await_ticks(&mut client);
+    await_ticks(&mut client, DATABASE, 10);
     let counts = counts(&cluster);
     assert!(counts.len() >= 20);
     assert!(counts.contains(&said(before, "")) && counts.contains(&said(before + 1, "")));
@@ -84,7 +66,7 @@ fn all_is_a_line_a_tick_without_a_difference() {
 fn changes_is_a_line_a_change_with_the_difference() {
     let (cluster, mut client) = start(&["count_relations.log_counts = 'changes'"]);
     let logged = counts(&cluster).len();
-    await_ticks(&mut client);
+    await_ticks(&mut client, DATABASE, 10);
     assert_eq!(counts(&cluster).len(), logged, "nothing has changed");
     let before = relations(&mut client);
     for sql in [
@@ -96,7 +78,7 @@ fn changes_is_a_line_a_change_with_the_difference() {
         "DROP TABLE uno, two; DROP VIEW three; DROP SEQUENCE four",
     ] {
         client.batch_execute(sql).unwrap();
-        await_ticks(&mut client);
+        await_ticks(&mut client, DATABASE, 10);
     }
     assert_eq!(
         counts(&cluster)[logged..],
@@ -112,7 +94,7 @@ fn changes_is_a_line_a_change_with_the_difference() {
 fn none_is_no_line() {
     let (cluster, mut client) = start(&["count_relations.log_counts = 'none'"]);
     client.batch_execute("CREATE TABLE t ()").unwrap();
-    await_ticks(&mut client);
+    await_ticks(&mut client, DATABASE, 10);
     assert!(cluster.lines_with("Currently").is_empty());
     cluster.await_line("worker started for database \"app\"");
 }
@@ -128,14 +110,14 @@ fn after_a_reload_a_difference_is_to_what_was_logged_last() {
         "count_relations.log_counts = 'changes'",
     );
     let logged = counts(&cluster).len();
-    await_ticks(&mut client);
+    await_ticks(&mut client, DATABASE, 10);
     assert_eq!(
         counts(&cluster).len(),
         logged,
         "known from before the reload"
     );
     client.batch_execute("CREATE TABLE one ()").unwrap();
-    await_ticks(&mut client);
+    await_ticks(&mut client, DATABASE, 10);
     assert_eq!(counts(&cluster)[logged..], [said(before + 1, " (+1)")]);
 
     reload(&cluster, &mut client, "count_relations.log_counts = 'none'");
@@ -143,7 +125,7 @@ fn after_a_reload_a_difference_is_to_what_was_logged_last() {
         client
             .batch_execute(&format!("CREATE TABLE {name} ()"))
             .unwrap();
-        await_ticks(&mut client);
+        await_ticks(&mut client, DATABASE, 10);
     }
     assert_eq!(counts(&cluster).len(), logged + 1);
 
@@ -239,7 +221,7 @@ fn a_rise_above_the_threshold_is_one_warning_and_the_fall_one_line() {
     let (cluster, mut client, threshold) = start_with_threshold();
     let mut then = |sql: &str| {
         client.batch_execute(sql).unwrap();
-        await_ticks(&mut client);
+        await_ticks(&mut client, DATABASE, 10);
         alarms(&cluster)
     };
     let mut story = Vec::new();
@@ -299,7 +281,7 @@ fn switched_off_it_keeps_quiet_and_switched_on_it_begins_anew() {
 #[test]
 fn off_is_the_default() {
     let (cluster, mut client) = start(&[]);
-    await_ticks(&mut client);
+    await_ticks(&mut client, DATABASE, 10);
     assert!(alarms(&cluster).is_empty());
 }
 
@@ -321,7 +303,7 @@ fn at_start_a_count_above_the_threshold_is_one_warning() {
 #[test]
 fn at_start_a_count_below_the_threshold_is_no_line() {
     let (cluster, mut client) = start(&["count_relations.warn_above = 1000000"]);
-    await_ticks(&mut client);
+    await_ticks(&mut client, DATABASE, 10);
     assert!(alarms(&cluster).is_empty());
 }
 

@@ -35,13 +35,13 @@ fn assert_flat(cluster: &Cluster, heap_slack: u64, context_slack: u64) {
     let seconds = std::env::var("COUNT_RELATIONS_MEMORY_SECONDS");
     let seconds = seconds.map_or(20, |value| value.parse().unwrap());
     let worker = cluster.worker(DATABASE);
-    await_ticks(cluster, 500); // Until its caches are what they are going to be.
+    await_counts(cluster, 500); // Until its caches are what they are going to be.
     let first = cluster.counts(DATABASE).len();
     let before = Memory::of(cluster, worker);
     let mut ticks = 0;
     let end = Instant::now() + Duration::from_secs(seconds);
     while ticks < 1_000 || Instant::now() < end {
-        await_ticks(cluster, 100);
+        await_counts(cluster, 100);
         ticks = cluster.counts(DATABASE).len() - first;
     }
     let after = Memory::of(cluster, worker);
@@ -51,7 +51,7 @@ fn assert_flat(cluster: &Cluster, heap_slack: u64, context_slack: u64) {
     assert!(after.in_contexts <= before.in_contexts + context_slack);
 }
 
-fn await_ticks(cluster: &Cluster, ticks: usize) {
+fn await_counts(cluster: &Cluster, ticks: usize) {
     let ticks = cluster.counts(DATABASE).len() + ticks;
     eventually("ticks", || {
         (cluster.counts(DATABASE).len() > ticks).then_some(())
@@ -71,7 +71,7 @@ impl Memory {
     /// The least of some moments. Invalidations make caches smaller and larger.
     fn of(cluster: &Cluster, worker: i32) -> Memory {
         let moments = [(); 10].map(|()| {
-            await_ticks(cluster, 5);
+            await_counts(cluster, 5);
             let anonymous = Usage::of(worker).anonymous;
             let in_contexts = bytes_in_contexts(cluster, worker);
             (anonymous, in_contexts)

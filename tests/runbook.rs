@@ -1,6 +1,6 @@
 //! The queries of the runbook, on a server that has the problems which it is about.
 
-use crate::cluster::{Cluster, eventually, is_gone};
+use crate::cluster::{Cluster, FAST, eventually, is_gone};
 use nix::sys::signal::Signal;
 use postgres::SimpleQueryMessage;
 use postgres::error::SqlState;
@@ -32,7 +32,7 @@ const TROUBLE: &str = "
 fn every_query_runs_and_finds_what_it_is_about() {
     let cluster = Cluster::start(&[
         "count_relations.databases = 'app'",
-        "count_relations.naptime = '50ms'",
+        FAST,
         "count_relations.census_naptime = '100ms'",
         "wal_level = logical",
         "statement_timeout = '1min'",

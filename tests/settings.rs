@@ -1,6 +1,6 @@
 //! Settings take effect as a DBA expects, and wrong ones are refused clearly.
 
-use crate::cluster::{Cluster, Level, eventually};
+use crate::cluster::{Cluster, FAST, Level, eventually};
 use nix::sys::signal::Signal;
 
 #[test]
@@ -30,7 +30,7 @@ fn a_reload_changes_naptime_without_adding_a_tick() {
 
 #[test]
 fn a_wrong_value_on_reload_keeps_the_old_one() {
-    let cluster = Cluster::start(&["count_relations.naptime = '50ms'"]);
+    let cluster = Cluster::start(&[FAST]);
     cluster.await_line("Currently");
     cluster.configure(&["count_relations.naptime = '5ms'"]);
     cluster.reload();
@@ -51,7 +51,7 @@ fn a_wrong_value_on_reload_keeps_the_old_one() {
 
 #[test]
 fn a_list_of_databases_is_not_changed_by_a_reload() {
-    let cluster = Cluster::start(&["count_relations.naptime = '50ms'"]);
+    let cluster = Cluster::start(&[FAST]);
     cluster.configure(&["count_relations.databases = 'template1'"]);
     cluster.reload();
     cluster.await_line(
@@ -200,7 +200,7 @@ fn an_empty_list_starts_no_worker() {
 fn a_database_listed_twice_is_counted_once() {
     let cluster = Cluster::start(&[
         "count_relations.databases = 'postgres, POSTGRES, \"postgres\"'",
-        "count_relations.naptime = '50ms'",
+        FAST,
     ]);
     cluster.next_count("postgres");
     let workers = |line: &&String| line.starts_with("postgres: bgworker: count relations");

@@ -1,12 +1,10 @@
 //! The worker follows the server's role: it counts on a hot standby, and through
 //! promotion.
 
-use crate::cluster::{Cluster, Level, Throttle, eventually};
+use crate::cluster::{Cluster, FAST, Level, Throttle, eventually};
 use crate::random_ddl::relations;
 use crate::states::{self, BUSY, DATABASE};
 use std::time::Duration;
-
-const FAST: &str = "count_relations.naptime = '50ms'";
 
 #[test]
 fn a_standby_counts_what_is_replayed_and_keeps_counting_when_promoted() {

@@ -1,6 +1,6 @@
 //! The states in which a worker can be met. Several promises hold in all of them.
 
-use crate::cluster::{Cluster, Throttle, eventually};
+use crate::cluster::{Cluster, FAST, Throttle, eventually};
 use postgres::Client;
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ pub const SHORT_NAP: &[&str] = &["count_relations.databases = 'app'"];
 /// Settings for the other states: the query runs at every tick, and ticks often.
 pub const BUSY: &[&str] = &[
     "count_relations.databases = 'app'",
-    "count_relations.naptime = '50ms'",
+    FAST,
     "count_relations.skip_unchanged = off",
 ];
 

@@ -1,6 +1,6 @@
 //! The worker takes no more of the server than its count needs.
 
-use crate::cluster::{Cluster, eventually};
+use crate::cluster::{Cluster, FAST, eventually};
 use crate::states::{self, BUSY, DATABASE};
 use std::fs;
 
@@ -154,7 +154,7 @@ fn an_unprivileged_role_suffices() {
     cluster.configure(&[
         "count_relations.databases = 'app'",
         "count_relations.role = 'watcher'",
-        "count_relations.naptime = '50ms'",
+        FAST,
     ]);
     cluster.start_server();
     let before = cluster.next_count(DATABASE);

@@ -1,7 +1,7 @@
 //! The worker runs as a superuser in databases that belong to others. Nothing that
 //! they can set makes it run their code, or stops it.
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, FAST};
 use crate::states::DATABASE;
 use nix::sys::signal::Signal;
 
@@ -86,7 +86,7 @@ fn set_up(count_relations_role: &str, databases: &str) -> Cluster {
     cluster.expect("permission denied to set session authorization");
     cluster.configure(&[
         &format!("count_relations.databases = '{databases}'"),
-        "count_relations.naptime = '50ms'",
+        FAST,
         "count_relations.skip_unchanged = off",
         &format!("count_relations.role = '{count_relations_role}'"),
     ]);

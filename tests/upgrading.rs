@@ -1,6 +1,6 @@
 //! A newer build is installed while a server runs, and is used when that is restarted.
 
-use crate::cluster::{Cluster, eventually, installed_library, is_gone, send};
+use crate::cluster::{Cluster, FAST, eventually, installed_library, is_gone, send};
 use nix::sys::signal::Signal;
 use std::fs::{self, File};
 use std::path::Path;
@@ -23,7 +23,7 @@ fn make_newer_build(path: &Path) {
 
 #[test]
 fn a_newer_build_waits_for_the_restart() {
-    let cluster = Cluster::init(&["count_relations.naptime = '50ms'"]);
+    let cluster = Cluster::init(&[FAST]);
     let directory = cluster.new_server_directory("lib");
     let library = Path::new(&directory).join("count_relations.so");
     fs::copy(installed_library(), &library).unwrap();

@@ -1,6 +1,6 @@
 //! The view `relation_counts`: the latest count of every database, from any of them.
 
-use crate::cluster::{Cluster, eventually, is_gone, send};
+use crate::cluster::{Cluster, FAST, await_ticks, eventually, is_gone, send};
 use nix::sys::signal::Signal;
 use postgres::Client;
 use postgres::error::SqlState;
@@ -10,8 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::spawn;
 
 const DATABASES: &str = "count_relations.databases = 'app, postgres'";
-const FAST: &str = "count_relations.naptime = '50ms'";
-
 /// A server that counts "app" and "postgres", and a session in "postgres", where
 /// the extension is.
 fn start(configuration: &[&str]) -> (Cluster, Client) {
@@ -39,12 +37,6 @@ fn await_row(client: &mut Client, database: &str, condition: &str) {
     });
 }
 
-/// Waits for ticks of the database that began after this call.
-fn await_ticks(client: &mut Client, database: &str) {
-    let ticks: i64 = of(client, database, "ticks");
-    await_row(client, database, &format!("ticks > {ticks} + 1"));
-}
-
 /// Says what an expected error was: its SQLSTATE and its message.
 fn refusal(client: &mut Client, sql: &str) -> (SqlState, String) {
     let error = client.batch_execute(sql).expect_err(sql);
@@ -58,7 +50,7 @@ fn a_row_holds_the_truth() {
     let mut app = cluster.connect("app");
     for sql in ["CREATE TABLE t (i int PRIMARY KEY)", "DROP TABLE t"] {
         app.batch_execute(sql).unwrap();
-        await_ticks(&mut client, "app");
+        await_ticks(&mut client, "app", 1);
         let row = app.query_one("SELECT count(*) FROM pg_class", &[]).unwrap();
         let truth: i64 = row.get(0);
         assert_eq!(of::<i64>(&mut client, "app", "relations"), truth);
@@ -74,7 +66,7 @@ fn a_row_holds_the_truth() {
 #[test]
 fn times_say_when_it_was_confirmed_and_when_it_changed() {
     let (cluster, mut client) = start(&[]);
-    await_ticks(&mut client, "app");
+    await_ticks(&mut client, "app", 1);
     for column in ["counted_at", "changed_at", "stats_since", "max_at"] {
         let recent = format!("{column} BETWEEN pg_postmaster_start_time() AND clock_timestamp()");
         assert!(of::<bool>(&mut client, "app", &recent), "{column}");
@@ -86,7 +78,7 @@ fn times_say_when_it_was_confirmed_and_when_it_changed() {
         format!("(SELECT b.{column} FROM before AS b WHERE b.datname = relation_counts.datname)")
     };
     // Confirmed again, and not changed.
-    await_ticks(&mut client, "app");
+    await_ticks(&mut client, "app", 1);
     let (counted, changed) = (since("counted_at"), since("changed_at"));
     let confirmed = format!("counted_at > {counted} AND changed_at = {changed}");
     assert!(of::<bool>(&mut client, "app", &confirmed));
@@ -95,7 +87,7 @@ fn times_say_when_it_was_confirmed_and_when_it_changed() {
     let now: String = client.query_one(now, &[]).unwrap().get(0);
     cluster.execute("app", "CREATE TABLE t ()");
     await_row(&mut client, "app", &format!("changed_at > {changed}"));
-    await_ticks(&mut client, "app");
+    await_ticks(&mut client, "app", 1);
     let right = format!("changed_at > '{now}' AND max_at = changed_at AND counted_at > changed_at");
     assert!(of::<bool>(&mut client, "app", &right));
     cluster.execute("app", "DROP TABLE t");
@@ -105,7 +97,7 @@ fn times_say_when_it_was_confirmed_and_when_it_changed() {
 #[test]
 fn ticks_and_recounts_tell_whether_the_catalog_changed() {
     let (cluster, mut client) = start(&[]);
-    await_ticks(&mut client, "app");
+    await_ticks(&mut client, "app", 1);
     let recounts: i64 = of(&mut client, "app", "recounts");
     let ticks: i64 = of(&mut client, "app", "ticks");
     await_row(&mut client, "app", &format!("ticks > {ticks} + 5"));
@@ -138,7 +130,7 @@ fn a_row_outlives_its_worker() {
     let (cluster, mut client) = start(&[]);
     cluster.execute("app", "CREATE TABLE t ()");
     await_row(&mut client, "app", "max_relations > min_relations");
-    await_ticks(&mut client, "app");
+    await_ticks(&mut client, "app", 1);
     let before: String = of(&mut client, "app", KEPT);
     let ticks: i64 = of(&mut client, "app", "ticks");
     let worker: i32 = of(&mut client, "app", "pid");
@@ -147,7 +139,7 @@ fn a_row_outlives_its_worker() {
     assert!(of::<bool>(&mut client, "app", "pid IS NULL"));
     assert_eq!(of::<String>(&mut client, "app", KEPT), before);
     await_row(&mut client, "app", &format!("pid <> {worker}"));
-    await_ticks(&mut client, "app");
+    await_ticks(&mut client, "app", 1);
     assert!(of::<bool>(&mut client, "app", &format!("ticks > {ticks}")));
     let [before, after] = [before, of(&mut client, "app", "stats_since::text")];
     assert!(before.contains(&after), "{before}, {after}");
@@ -220,7 +212,7 @@ fn storm(prepare: &str, begin: &str, end: &str) -> [[i64; 3]; 2] {
     let (cluster, mut client) = start(&["count_relations.naptime = '1s'"]);
     let mut app = cluster.connect("app");
     app.batch_execute(prepare).unwrap();
-    await_ticks(&mut client, "app");
+    await_ticks(&mut client, "app", 1);
     client
         .execute("SELECT relation_counts_reset('app')", &[])
         .unwrap();
@@ -285,7 +277,7 @@ fn reset_restarts_the_statistics_of_one_database() {
         .unwrap();
     let columns = "ARRAY[relations, min_relations, max_relations]";
     assert_eq!(of::<Vec<i64>>(&mut client, "app", columns), [relations; 3]);
-    await_ticks(&mut client, "app");
+    await_ticks(&mut client, "app", 1);
     assert!(of::<bool>(
         &mut client,
         "app",
@@ -738,7 +730,7 @@ fn an_update_of_the_extension_finds_it_up_to_date() {
              ALTER EXTENSION count_relations UPDATE TO '1.0'",
         )
         .unwrap();
-    await_ticks(&mut client, "app");
+    await_ticks(&mut client, "app", 1);
     let sql = "SELECT installed_version = default_version FROM pg_available_extensions \
                WHERE name = 'count_relations'";
     assert!(client.query_one(sql, &[]).unwrap().get::<_, bool>(0));

@@ -1,6 +1,6 @@
 //! An index of `pg_class` can be wrong. The count is not.
 
-use crate::cluster::{Cluster, leave_out, server_user_command};
+use crate::cluster::{Cluster, FAST, leave_out, server_user_command};
 use crate::random_ddl::{relations, rows_of_index};
 use nix::sys::signal::Signal;
 use postgres::Client;
@@ -12,7 +12,7 @@ const INDEX: &str = "pg_class_tblspc_relfilenode_index";
 fn start() -> Cluster {
     Cluster::start(&[
         "count_relations.databases = 'app'",
-        "count_relations.naptime = '50ms'",
+        FAST,
         "enable_seqscan = off",
         "enable_bitmapscan = off",
     ])

@@ -8,32 +8,32 @@
 
 #![allow(unsafe_code)]
 
-pub mod activity;
 #[cfg(not(test))] // the unit tests run in no server
 mod allocator;
+pub mod backend_status;
 pub mod catalog_lock;
 pub mod catalog_scan;
 pub mod catalog_size;
 pub mod clock;
-pub mod commits;
 pub mod database_list;
 pub mod database_lock;
 pub mod dynamic_worker;
-pub mod exit;
-pub mod heap;
+pub mod elog;
+pub mod guc;
 pub mod hooks;
-pub mod invalidation;
+pub mod inval;
+pub mod ipc;
+pub mod latch;
 pub mod library;
-pub mod listening;
-pub mod log;
-pub mod nap;
+pub mod malloc;
 pub mod preload;
+pub mod procarray;
 pub mod recovery;
 pub mod registered_workers;
 pub mod relation_lock;
 pub mod role;
 pub mod session;
-pub mod settings;
-pub mod shared_slots;
+pub mod shmem;
 pub mod signals;
+pub mod sinval;
 pub mod transaction;

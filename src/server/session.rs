@@ -19,9 +19,9 @@
 //! libraries would do, nobody knows.
 
 use super::database_list::database_name;
-use super::settings::State;
+use super::guc::State;
 use super::transaction::transaction;
-use super::{hooks, invalidation, role, settings, signals};
+use super::{guc, hooks, inval, role, signals};
 use pgrx::pg_sys;
 use std::ffi::CStr;
 use std::{fmt, ptr};
@@ -133,8 +133,7 @@ impl Session {
     /// connected, as it replays no locks but those on relations
     /// (`LogAccessExclusiveLock()` in `storage/ipc/standby.c`).
     pub fn is_of_another_name(&self) -> bool {
-        invalidation::take_pg_database_change()
-            && transaction(current_database) != self.database_name
+        inval::take_pg_database_change() && transaction(current_database) != self.database_name
     }
 }
 
@@ -151,8 +150,8 @@ fn prepare(lock_timeout: &CStr) -> State {
 
 fn settle(state: State, asked_for: Option<&CStr>, application_name: &CStr) -> Session {
     signals::hold_cancel_requests();
-    settings::reserve::keep();
-    invalidation::watch();
+    guc::reserve::keep();
+    inval::watch();
     state.restore();
     fix_setting(c"application_name", application_name);
     transaction(|| {
@@ -205,7 +204,7 @@ fn fix_setting(name: &CStr, value: &CStr) {
 /// Logs `reason` and ends the process, as [`exit`] does.
 pub fn leave(reason: fmt::Arguments) -> ! {
     hold_interrupts();
-    ::log::info!("{reason}");
+    log::info!("{reason}");
     exit()
 }
 
@@ -214,7 +213,7 @@ pub fn leave(reason: fmt::Arguments) -> ! {
 /// (`LogChildExit()` in `postmaster/postmaster.c`).
 pub fn end_visit(reason: fmt::Arguments) -> ! {
     hold_interrupts();
-    ::log::debug!("{reason}");
+    log::debug!("{reason}");
     exit_with(0)
 }
 

@@ -34,6 +34,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
+/// Has workers tick often enough for a story, and seldom enough for stories beside it.
+pub const FAST: &str = "count_relations.naptime = '50ms'";
+
 /// Polls `probe` until it has an answer; gives up with a panic after a time that
 /// is meant to be far too long.
 pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
@@ -47,6 +50,17 @@ pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
         assert!(Instant::now() < deadline, "waited too long for {what}");
         sleep(Duration::from_millis(10));
     }
+}
+
+/// Waits for so many ticks of the database that begin after this call, as the view shows them
+/// to `client`.
+pub fn await_ticks(client: &mut Client, database: &str, ticks: i64) {
+    let sql = "SELECT ticks FROM relation_counts WHERE datname = $1";
+    let mut ticked =
+        || -> Option<i64> { Some(client.query_opt(sql, &[&database]).unwrap()?.get(0)) };
+    let before = eventually("a tick", &mut ticked);
+    // The next may have begun before.
+    eventually("ticks", || (ticked()? > before + ticks).then_some(()));
 }
 
 /// Whether the process is no more (or only a zombie that nobody has waited for).

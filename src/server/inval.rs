@@ -76,7 +76,7 @@ unsafe extern "C-unwind" fn on_relation_change(_: pg_sys::Datum, relation: pg_sy
     }
 }
 
-/// Receives what has been announced to the process by now.
+/// Receives the messages that have been sent by now.
 ///
 /// Starting a transaction would do so as well, and cost several times as much. The
 /// server's own worker for logical replication does as we do, between transactions
@@ -103,7 +103,7 @@ pub fn named() -> Option<Vec<u32>> {
     Some(named.map(|oid| oid.load(Ordering::Relaxed)).collect())
 }
 
-/// Forgets the changes announced so far. To be called before taking the snapshot
+/// Forgets the messages received so far. To be called before taking the snapshot
 /// that is going to see them.
 pub fn forget_pg_class_changes() {
     PG_CLASS_CHANGED.store(false, Ordering::Relaxed);

@@ -91,7 +91,7 @@ fn in_error_context(text: &CStr) -> *mut c_char {
 /// the setting is loaded after the configuration was read. For its own settings
 /// it refuses to start, and that is what people expect. So the WARNING is held
 /// back, and the value is checked once more, for FATAL.
-pub fn define_strictly(name: &'static CStr, define: impl FnOnce()) {
+pub fn define_strictly(name: &'static CStr, define: impl FnOnce(&'static CStr)) {
     // SAFETY: looks the value up, which until now is a placeholder's; copied at
     // once, as defining the setting frees it.
     let configured = unsafe {
@@ -102,7 +102,7 @@ pub fn define_strictly(name: &'static CStr, define: impl FnOnce()) {
     // SAFETY: a plain global of this process, restored right after; an error in
     // between ends the starting postmaster.
     let reported = unsafe { log_min_messages.replace(PgLogLevel::ERROR as c_int) };
-    define();
+    define(name);
     // SAFETY: as above.
     unsafe { log_min_messages.write(reported) };
     if let Some(value) = configured {

@@ -1,6 +1,6 @@
 //! Which databases' `pg_class` have changed? (`storage/ipc/sinval.c`, `sinvaladt.c`)
 //!
-//! The queue that [`super::invalidation`] is about carries the messages of all databases
+//! The queue that [`super::inval`] is about carries the messages of all databases
 //! to every process, each message with its database's oid. A process drops those of other
 //! databases (`LocalExecuteInvalidationMessage()` in `utils/cache/inval.c`), but
 //! `ReceiveSharedInvalidMessages()` lets its caller say what to do with them.
@@ -45,14 +45,14 @@ pub enum Changed {
     These(Vec<u32>),
 }
 
-/// Receives what has been announced to the process by now, as [`super::invalidation`]'s
+/// Receives the messages that have been sent by now, as [`super::inval`]'s
 /// function of this name does, and says which databases' `pg_class` was concerned since
 /// the last call.
 ///
-/// When it returns, what it says has been announced to all other processes, too: whoever
+/// When it returns, what it says can be received by all other processes, too: whoever
 /// receives from then on has it, or has had it.
 pub fn receive() -> Changed {
-    // SAFETY: as in super::invalidation::receive(). Both functions have the signatures
+    // SAFETY: as in super::inval::receive(). Both functions have the signatures
     // that are asked for. The counter is a plain global of this process.
     let received = unsafe {
         pg_sys::ReceiveSharedInvalidMessages(Some(on_message), Some(on_reset));

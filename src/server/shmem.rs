@@ -3,11 +3,11 @@
 //!
 //! Readers never make a writer wait, and never see half a change: the protocol is
 //! the one of `st_changecount` in `utils/backend_status.h`. A writer makes the
-//! slot's change count odd, writes, and makes it even again; a reader that finds it
+//! record's change count odd, writes, and makes it even again; a reader that finds it
 //! odd, or changed after reading, reads again. Writers keep each other out by who made
 //! the count odd.
 //!
-//! Beside the slots there are numbers, each for itself. Both, as many as were asked for,
+//! Beside the records there are numbers, each for itself. Both, as many as were asked for,
 //! outlive the processes, but not a crash of the server.
 //!
 //! Everything in there is an atomic, for which all zeros is a valid value, so that
@@ -21,40 +21,93 @@ use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, Ordering, fence};
 use std::thread::sleep;
 use std::time::Duration;
 
-/// How many numbers a slot holds.
-pub const WORDS: usize = 17;
+/// How many numbers a record holds.
+pub const WORDS: usize = 21;
 
-/// How many numbers a wide slot holds.
+/// How many numbers a wide record holds.
 pub const WIDE_WORDS: usize = 220;
 
+/// What a number of a record can stand for.
+pub trait Word {
+    fn from_word(word: i64) -> Self;
+    fn to_word(self) -> i64;
+}
+
+macro_rules! word {
+    ($type:ty, $from:expr, $to:expr) => {
+        impl Word for $type {
+            fn from_word(word: i64) -> Self {
+                $from(word)
+            }
+
+            fn to_word(self) -> i64 {
+                $to(self)
+            }
+        }
+    };
+}
+
+word!(i64, |word| word, |value| value);
+word!(i32, |word| word as i32, i64::from);
+word!(u32, |word| word as u32, i64::from);
+word!(bool, |word| word != 0, i64::from);
+word!(
+    Option<i64>,
+    |word| (word != i64::MIN).then_some(word),
+    |value: Option<i64>| value.unwrap_or(i64::MIN)
+);
+
+/// Has a structure be what a record holds, a number a field.
+macro_rules! record {
+    ($(#[$attribute:meta])* $visible:vis struct $name:ident {
+        $($(#[$about:meta])* $shown:vis $field:ident: $type:ty,)*
+    }) => {
+        $(#[$attribute])*
+        $visible struct $name {
+            $($(#[$about])* $shown $field: $type,)*
+        }
+
+        impl $name {
+            fn from_words([$($field),*]: [i64; $crate::server::shmem::WORDS]) -> Self {
+                Self { $($field: $crate::server::shmem::Word::from_word($field),)* }
+            }
+
+            fn to_words(self) -> [i64; $crate::server::shmem::WORDS] {
+                [$($crate::server::shmem::Word::to_word(self.$field),)*]
+            }
+        }
+    };
+}
+pub(crate) use record;
+
 #[repr(C)]
-pub struct Slot<const WORDS: usize = { self::WORDS }> {
+pub struct Record<const WORDS: usize = { self::WORDS }> {
     change_count: AtomicU32,
     words: [AtomicI64; WORDS],
 }
 
-pub type WideSlot = Slot<WIDE_WORDS>;
+pub type WideRecord = Record<WIDE_WORDS>;
 
 /// How much of each is to be there.
 #[derive(Clone, Copy)]
 pub struct Sizes {
-    pub slots: usize,
-    pub wide_slots: usize,
+    pub records: usize,
+    pub wide_records: usize,
     pub numbers: usize,
 }
 
 impl Sizes {
     /// How many bytes that takes.
     fn bytes(self) -> usize {
-        self.slots * size_of::<Slot>()
-            + self.wide_slots * size_of::<WideSlot>()
+        self.records * size_of::<Record>()
+            + self.wide_records * size_of::<WideRecord>()
             + self.numbers * size_of::<AtomicI64>()
     }
 }
 
 static SIZES: OnceLock<Sizes> = OnceLock::new();
-static SLOTS: AtomicPtr<Slot> = AtomicPtr::new(ptr::null_mut());
-static WIDE_SLOTS: AtomicPtr<WideSlot> = AtomicPtr::new(ptr::null_mut());
+static RECORDS: AtomicPtr<Record> = AtomicPtr::new(ptr::null_mut());
+static WIDE_RECORDS: AtomicPtr<WideRecord> = AtomicPtr::new(ptr::null_mut());
 static NUMBERS: AtomicPtr<AtomicI64> = AtomicPtr::new(ptr::null_mut());
 static THEN: OnceLock<fn()> = OnceLock::new();
 static PREVIOUS_REQUEST_HOOK: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
@@ -109,36 +162,39 @@ unsafe extern "C-unwind" fn on_shmem_startup() {
     let sizes = sizes();
     let mut found = false;
     // SAFETY: the space was asked for above. ShmemInitStruct() aligns to a cache
-    // line, and a slot's size is a multiple of an AtomicI64's alignment, so what follows
-    // slots is aligned, too. The postmaster is alone with it, so no lock is needed to
+    // line, and a record's size is a multiple of an AtomicI64's alignment, so what follows
+    // records is aligned, too. The postmaster is alone with it, so no lock is needed to
     // clear it; all other processes inherit the pointers when they are forked.
     unsafe {
         let name = c"count_relations".as_ptr();
-        let slots: *mut Slot = pg_sys::ShmemInitStruct(name, sizes.bytes(), &mut found).cast();
+        let records: *mut Record = pg_sys::ShmemInitStruct(name, sizes.bytes(), &mut found).cast();
         if !found {
-            ptr::write_bytes(slots.cast::<u8>(), 0, sizes.bytes());
+            ptr::write_bytes(records.cast::<u8>(), 0, sizes.bytes());
         }
-        let wide_slots: *mut WideSlot = slots.add(sizes.slots).cast();
-        SLOTS.store(slots, Ordering::Relaxed);
-        WIDE_SLOTS.store(wide_slots, Ordering::Relaxed);
-        NUMBERS.store(wide_slots.add(sizes.wide_slots).cast(), Ordering::Relaxed);
+        let wide_records: *mut WideRecord = records.add(sizes.records).cast();
+        RECORDS.store(records, Ordering::Relaxed);
+        WIDE_RECORDS.store(wide_records, Ordering::Relaxed);
+        NUMBERS.store(
+            wide_records.add(sizes.wide_records).cast(),
+            Ordering::Relaxed,
+        );
     }
     if let Some(then) = THEN.get() {
         then();
     }
 }
 
-/// All slots; `None` if the library was not preloaded.
-pub fn all() -> Option<&'static [Slot]> {
-    part(&SLOTS, |sizes| sizes.slots)
+/// All records; `None` if the library was not preloaded.
+pub fn records() -> Option<&'static [Record]> {
+    part(&RECORDS, |sizes| sizes.records)
 }
 
-/// All wide slots; `None` if the library was not preloaded.
-pub fn all_wide() -> Option<&'static [WideSlot]> {
-    part(&WIDE_SLOTS, |sizes| sizes.wide_slots)
+/// All wide records; `None` if the library was not preloaded.
+pub fn wide_records() -> Option<&'static [WideRecord]> {
+    part(&WIDE_RECORDS, |sizes| sizes.wide_records)
 }
 
-/// The numbers beside the slots; `None` if the library was not preloaded.
+/// The numbers beside the records; `None` if the library was not preloaded.
 pub fn numbers() -> Option<&'static [AtomicI64]> {
     part(&NUMBERS, |sizes| sizes.numbers)
 }
@@ -170,7 +226,7 @@ pub fn exclusively<R>(holder: &AtomicI64, body: impl FnOnce() -> R) -> R {
     result
 }
 
-impl<const WORDS: usize> Slot<WORDS> {
+impl<const WORDS: usize> Record<WORDS> {
     /// The numbers, as one update left them.
     pub fn read(&self) -> [i64; WORDS] {
         let mut attempts = 0;
@@ -187,7 +243,7 @@ impl<const WORDS: usize> Slot<WORDS> {
     }
 
     /// Changes the numbers. `change` must not fail nor take long: nobody else can
-    /// write or read the slot meanwhile.
+    /// write or read the record meanwhile.
     pub fn update(&self, change: impl FnOnce(&mut [i64; WORDS])) {
         let mut attempts = 0;
         let count = loop {

@@ -1,4 +1,4 @@
-//! Has what a snapshot sees been announced? (`storage/ipc/procarray.c`,
+//! Have the transactions that a snapshot sees sent their invalidation messages? (`storage/ipc/procarray.c`,
 //! `access/transam/xact.c`, `access/transam/twophase.c`, `access/transam/xlogrecovery.c`)
 //!
 //! A transaction becomes visible before it sends its invalidation messages, and sends them
@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_millis(20);
 const PAUSE: Duration = Duration::from_micros(100);
 
 /// Waits until every transaction whose changes of this database the active snapshot sees has
-/// sent its messages, so that [`super::invalidation::receive`] receives them. Returns false if
+/// sent its messages, so that [`super::inval::receive`] receives them. Returns false if
 /// that takes unusually long.
 pub fn await_messages() -> bool {
     let mut backends = backends();
