@@ -62,7 +62,7 @@
 //! - *A reader that falls behind* is told no names, nor is it where a message is about all
 //!   relations, as for a publication for all tables: everything is counted.
 //! - *`VACUUM FULL pg_class`*, *in-place updates* and changes of other catalogs at most name
-//!   relations that are still there.
+//!   relations whose rows have not changed, and to look these up changes nothing.
 //!
 //! # Why the table is read, and not one of its indexes
 //!
@@ -75,7 +75,8 @@
 //! unique index; for `pg_class_tblspc_relfilenode_index`, which is not, it enters both
 //! versions, under the same address. Damaged disks and changed collations do worse. So
 //! the session's settings leave the planner nothing but the sequential scan (see
-//! [`crate::server::session`]): what a snapshot sees in the table is the truth.
+//! [`crate::server::session`]): what a snapshot sees in the table is the truth. Between two such
+//! counts of a large catalog the unique index on the oid is relied on, as all of the server does.
 
 use crate::kept::Kept;
 use crate::server::signals::cancelable;
@@ -84,6 +85,7 @@ use crate::server::{backend_status, inval, malloc, relation_lock};
 use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
 use pgrx::spi::{OwnedPreparedStatement, SpiResult};
+use std::collections::BTreeSet;
 use std::ffi::CStr;
 use std::time::{Duration, Instant};
 
@@ -103,8 +105,8 @@ pub struct Counter {
 /// What a tick found out.
 pub struct Tally {
     pub relations: i64,
-    /// How long it took to count all relations, without the wait for the locks; `None` if
-    /// that was not necessary.
+    /// How long it took to count all relations, without the wait for the locks, but with what
+    /// was looked up in vain; `None` if that was not necessary.
     pub counted_in: Option<Duration>,
     /// Whether anything may have changed since the last tick.
     pub changed: bool,
@@ -130,8 +132,11 @@ impl Counter {
     /// Raises an ERROR if the server does, among others when the query is canceled.
     pub fn tick(&mut self, skip_unchanged: bool) -> Tally {
         match self.last {
-            Some(relations) if skip_unchanged && !inval::pg_class_changed() => {
-                // Those of which messages about other catalogs were received.
+            Some(relations)
+                if skip_unchanged
+                    && !inval::pg_class_changed()
+                    && !self.kept.as_ref().is_some_and(Kept::is_too_old) =>
+            {
                 inval::forget_pg_class_changes();
                 Tally {
                     relations,
@@ -178,14 +183,17 @@ impl Counter {
     /// Brings the set of relations up to date, if it pays to have one, and returns whether
     /// looking up those that changed was enough. The first count of a process, which may be
     /// the only one, is not worth a set.
-    fn keep_up(&mut self, named: Option<Vec<u32>>) -> bool {
+    fn keep_up(&mut self, named: Option<BTreeSet<u32>>) -> bool {
         let named = named.filter(|named| self.last.is_some() && Kept::pays(named));
-        let (Some(named), Some(mut kept)) = (&named, self.kept.take()) else {
-            self.kept = named.map(|_| Kept::load());
+        let Some(named) = named else {
+            self.kept = None;
             return false;
         };
-        self.kept = kept.update(named).then_some(kept);
-        self.kept.is_some()
+        if self.kept.as_mut().is_some_and(|kept| kept.update(named)) {
+            return true;
+        }
+        self.kept = Kept::load();
+        false
     }
 
     fn run_query(&mut self) -> SpiResult<Option<i64>> {

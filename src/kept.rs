@@ -13,70 +13,91 @@
 //!   looked up, too. It may not be visible yet, and stays named for the next time.
 //!
 //! A row's message has the oid that it had before the change, so the new oid of one that was
-//! changed by hand (`allow_system_table_mods`) is not known: the set is loaded anew now and
-//! then.
+//! changed by hand (`allow_system_table_mods`) is not known, and the index by which rows are
+//! looked up may lack one. So the set is loaded anew, from the table alone, once an hour.
 
-use crate::server::catalog_scan::{for_each_relation, look_up, pages_of_pg_class};
+use crate::server::catalog_scan::{for_each_relation, ignores_indexes, look_up, pages_of_pg_class};
 use crate::server::{inval, procarray};
 use roaring::RoaringBitmap;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 /// A smaller `pg_class`, of about ten thousand relations without dead rows, is as quickly
 /// counted.
 const FEWEST_PAGES: u32 = 384;
 
-/// A set is that old at most.
 const LONGEST_LIFE: Duration = Duration::from_secs(3600);
 
 /// The oids of all relations that a snapshot saw.
 pub struct Kept {
     oids: RoaringBitmap,
     loaded_at: Instant,
+    loaded_in: Duration,
 }
 
 impl Kept {
     /// Whether it pays to keep a set, if so many relations change between two ticks: looking
     /// one up takes about as long as counting a page.
-    pub fn pays(named: &[u32]) -> bool {
+    pub fn pays(named: &BTreeSet<u32>) -> bool {
         let pages = pages_of_pg_class();
-        pages >= FEWEST_PAGES && named.len() < pages as usize / 2
+        pages >= FEWEST_PAGES && named.len() < pages as usize / 2 && !ignores_indexes()
     }
 
-    /// What the active snapshot sees.
-    pub fn load() -> Self {
-        let mut oids = RoaringBitmap::new();
-        for_each_relation(|relation| _ = oids.insert(relation.oid));
+    /// What the active snapshot sees. `None` if two relations have the same oid, which only
+    /// a damaged catalog has.
+    pub fn load() -> Option<Self> {
         let loaded_at = Instant::now();
-        Self { oids, loaded_at }
+        let mut oids = RoaringBitmap::new();
+        let mut are_unique = true;
+        for_each_relation(|relation| are_unique &= oids.insert(relation.oid));
+        let loaded_in = loaded_at.elapsed();
+        are_unique.then_some(Self {
+            oids,
+            loaded_at,
+            loaded_in,
+        })
+    }
+
+    /// Whether the set is to be loaded anew, even if nothing has changed.
+    pub fn is_too_old(&self) -> bool {
+        self.loaded_at.elapsed() >= LONGEST_LIFE
     }
 
     /// Brings the set up to date with the active snapshot. `named` are the relations of which
     /// messages were received since the last snapshot, and before this one was taken. Returns
-    /// false if it can't be, after which the set is good for nothing.
-    pub fn update(&mut self, named: &[u32]) -> bool {
-        if self.loaded_at.elapsed() >= LONGEST_LIFE || !procarray::await_messages() {
+    /// false if that can't be, or takes longer than to load a set; this one is then good for
+    /// nothing.
+    pub fn update(&mut self, mut named: BTreeSet<u32>) -> bool {
+        if self.is_too_old() || !procarray::await_messages() {
             return false;
         }
         inval::receive();
-        let Some(since) = inval::named() else {
+        let Some(mut since) = inval::named() else {
             return false;
         };
-        look_up(named.iter().chain(&since), |oid, is_there| {
+        named.append(&mut since);
+        let started = Instant::now();
+        let mut is_cheap = true;
+        look_up(&named, |oid, is_there| {
             _ = if is_there {
                 self.oids.insert(oid)
             } else {
                 self.oids.remove(oid)
             };
+            is_cheap = started.elapsed() <= self.loaded_in;
+            is_cheap
         });
         #[cfg(debug_assertions)]
-        self.check();
-        true
+        if is_cheap {
+            self.check();
+        }
+        is_cheap
     }
 
     /// Raises an ERROR unless the set is what the active snapshot sees.
     #[cfg(debug_assertions)]
     fn check(&self) {
-        let seen = Self::load().oids;
+        let seen = Self::load().expect("a catalog without damage").oids;
         let (missing, gone) = (&seen - &self.oids, &self.oids - &seen);
         if !(missing.is_empty() && gone.is_empty()) {
             pgrx::error!("set of relations lacks {missing:?} and has {gone:?}");

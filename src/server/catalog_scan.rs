@@ -79,9 +79,13 @@ unsafe fn for_each_row<T>(catalog: pg_sys::Oid, mut visit: impl FnMut(&T)) {
 }
 
 /// Calls `visit` for each of the `oids`, with whether the snapshot sees a row of `pg_class`
-/// that has it, which is found as the relation cache finds it (`ScanPgRelation()` in
-/// `utils/cache/relcache.c`).
-pub fn look_up<'a>(oids: impl Iterator<Item = &'a u32>, mut visit: impl FnMut(u32, bool)) {
+/// that has it, for as long as `visit` returns true. The row is found as the relation cache
+/// finds it (`ScanPgRelation()` in `utils/cache/relcache.c`): by way of the index, in which it
+/// takes the longer the more dead versions of the row there are.
+pub fn look_up<'a>(
+    oids: impl IntoIterator<Item = &'a u32>,
+    mut visit: impl FnMut(u32, bool) -> bool,
+) {
     // SAFETY: as in for_each_row(). The key is for the first column of the index on oids.
     unsafe {
         let relation = pg_sys::table_open(pg_sys::RelationRelationId, LOCK);
@@ -97,8 +101,11 @@ pub fn look_up<'a>(oids: impl Iterator<Item = &'a u32>, mut visit: impl FnMut(u3
                 pg_sys::Datum::from(oid),
             );
             let scan = pg_sys::systable_beginscan(relation, index, true, snapshot, 1, &mut key);
-            visit(oid, !pg_sys::systable_getnext(scan).is_null());
+            let is_there = !pg_sys::systable_getnext(scan).is_null();
             pg_sys::systable_endscan(scan);
+            if !visit(oid, is_there) {
+                break;
+            }
         }
         pg_sys::table_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
     }
@@ -114,4 +121,10 @@ pub fn pages_of_pg_class() -> u32 {
         pg_sys::table_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
         pages
     }
+}
+
+/// Whether [`look_up`] has to read the whole table for every row.
+pub fn ignores_indexes() -> bool {
+    // SAFETY: a plain global of this process, the setting ignore_system_indexes.
+    unsafe { pg_sys::IgnoreSystemIndexes }
 }

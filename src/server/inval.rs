@@ -16,6 +16,7 @@ use pgrx::pg_sys::{
     self,
     SysCacheIdentifier::{AUTHMEMROLEMEM, AUTHOID, DATABASEOID, RELOID},
 };
+use std::collections::BTreeSet;
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
@@ -98,13 +99,14 @@ pub fn pg_class_changed() -> bool {
 
 /// The relations whose rows in `pg_class` may have changed, as far as messages of them have
 /// been received since the last call of [`forget_pg_class_changes`]. `None`: any may have.
-pub fn named() -> Option<Vec<u32>> {
+pub fn named() -> Option<BTreeSet<u32>> {
     let named = NAMED.get(..NUMBER_NAMED.load(Ordering::Relaxed))?.iter();
     Some(named.map(|oid| oid.load(Ordering::Relaxed)).collect())
 }
 
 /// Forgets the messages received so far. To be called before taking the snapshot
-/// that is going to see them.
+/// that is going to see them, or if [`pg_class_changed`] says no: then what is named is about
+/// other catalogs, as a transaction's messages for this cache come first.
 pub fn forget_pg_class_changes() {
     PG_CLASS_CHANGED.store(false, Ordering::Relaxed);
     NUMBER_NAMED.store(0, Ordering::Relaxed);

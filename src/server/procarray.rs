@@ -13,7 +13,8 @@
 //! - *On a standby* the startup process does both while it replays the commit record, whose end
 //!   it publishes before (`replayEndRecPtr`) and after (`lastReplayedEndRecPtr`).
 //!
-//! A transaction that is just beginning or rolling back looks the same for a moment.
+//! A transaction that is just beginning, being prepared or rolled back looks the same for a
+//! moment.
 
 use pgrx::pg_sys;
 use std::ptr::null_mut;
@@ -37,8 +38,8 @@ pub fn await_messages() -> bool {
     let is_replayed = || unsafe { pg_sys::GetXLogReplayRecPtr(null_mut()) } >= replaying;
     let end = Instant::now() + PATIENCE;
     loop {
-        backends.retain(|&(process, transaction)| to_be_cleaned_up(process) == transaction);
-        if backends.is_empty() && is_replayed() && !prepared_ones().any(is_in_between) {
+        backends.retain(|&(process, transaction)| ending(process) == Some(transaction));
+        if backends.is_empty() && is_replayed() && !prepared_ones().any(is_ending) {
             // Whoever wrote what has just been read had sent its messages before.
             fence(Ordering::SeqCst);
             return true;
@@ -54,32 +55,31 @@ type Process = *mut pg_sys::PGPROC;
 
 /// The backends that are in between, each with its transaction.
 fn backends() -> Vec<(Process, u32)> {
+    // SAFETY: the number and the address are set once there is shared memory.
+    let (first, number) = unsafe {
+        let header = pg_sys::ProcGlobal;
+        ((*header).allProcs, (*header).allProcCount)
+    };
+    let processes = (0..number as usize).map(|index| first.wrapping_add(index));
+    processes
+        .filter_map(|process| Some((process, ending(process)?)))
+        .collect()
+}
+
+/// The transaction of this database with which a backend is in between.
+fn ending(process: Process) -> Option<u32> {
     // SAFETY: the array is in shared memory, for good. Each field is read at once, and no lock
-    // is needed to see those of a backend that is in between: it wrote them before the snapshot
-    // was taken, `lxid` under ProcArrayLock, and the last when its transaction began.
-    let in_between = |process: Process| unsafe {
+    // is needed to see those of a backend that is in between: they were written before the
+    // snapshot was taken, `lxid` under ProcArrayLock, and the last when its transaction began.
+    unsafe {
         let is_here = (&raw const (*process).databaseId).read_volatile() == pg_sys::MyDatabaseId;
         #[cfg(any(feature = "pg15", feature = "pg16"))]
         let running = (&raw const (*process).lxid).read_volatile();
         #[cfg(not(any(feature = "pg15", feature = "pg16")))]
         let running = (&raw const (*process).vxid.lxid).read_volatile();
-        let transaction = to_be_cleaned_up(process);
-        (is_here && running == 0 && transaction != 0).then_some((process, transaction))
-    };
-    // SAFETY: the number and the address are set once there is shared memory.
-    let (first, number) = unsafe {
-        (
-            (*pg_sys::ProcGlobal).allProcs,
-            (*pg_sys::ProcGlobal).allProcCount,
-        )
-    };
-    let processes = (0..number as usize).map(|index| first.wrapping_add(index));
-    processes.filter_map(in_between).collect()
-}
-
-fn to_be_cleaned_up(process: Process) -> u32 {
-    // SAFETY: as in backends().
-    unsafe { (&raw const (*process).fpLocalTransactionId).read_volatile() }
+        let transaction = (&raw const (*process).fpLocalTransactionId).read_volatile();
+        (is_here && running == 0 && transaction != 0).then_some(transaction)
+    }
 }
 
 /// The dummies of prepared transactions, of former and future ones too.
@@ -89,20 +89,25 @@ fn prepared_ones() -> impl Iterator<Item = Process> {
     (0..number as usize).map(move |index| first.wrapping_add(index))
 }
 
-/// Whether a prepared transaction is in between: over, and with locks.
-fn is_in_between(dummy: Process) -> bool {
-    // SAFETY: as in backends(). Of a list of locks only the address of its first is read. That
-    // of one that is in between was written when it was prepared; one that is just being
-    // prepared has none for a moment.
+/// Whether a prepared transaction of this database is in between: over, and with locks.
+fn is_ending(dummy: Process) -> bool {
+    // SAFETY: as in ending(). Of a list of locks only the address of its first is read. That of
+    // one that is in between was written when it was prepared; one that is just being prepared
+    // has none for a moment.
     unsafe {
         let xid = (&raw const (*dummy).xid).read_volatile();
-        let has_locks = (*(&raw const (*dummy).myProcLocks)).iter().any(|list| {
-            #[cfg(not(feature = "pg15"))]
-            let list = &list.head;
-            let first = (&raw const list.next).read_volatile();
-            !first.is_null() && !std::ptr::addr_eq(first, list)
-        });
+        let is_here = (&raw const (*dummy).databaseId).read_volatile() == pg_sys::MyDatabaseId;
+        let lists = &raw const (*dummy).myProcLocks;
+        let has_locks = || {
+            (0..(*lists).len()).any(|index| {
+                let list = &raw const (*lists)[index];
+                #[cfg(not(feature = "pg15"))]
+                let list = &raw const (*list).head;
+                let first = (&raw const (*list).next).read_volatile();
+                !first.is_null() && !std::ptr::addr_eq(first, list)
+            })
+        };
         let is_over = || !pg_sys::XidInMVCCSnapshot(xid, pg_sys::GetActiveSnapshot());
-        xid != pg_sys::InvalidTransactionId && has_locks && is_over()
+        xid != pg_sys::InvalidTransactionId && is_here && has_locks() && is_over()
     }
 }
