@@ -308,12 +308,16 @@ fn a_small_catalog_that_is_bloated_is_kept_too() {
     await_kept(&cluster, &cluster);
     let mut view = cluster.connect(DATABASE);
     let before = recounts(&mut view);
+    const CHANGES: i64 = 10;
     for sql in [
         "CREATE TABLE t (i serial PRIMARY KEY, t text)",
         "DROP TABLE t",
-    ] {
+    ]
+    .repeat(5)
+    {
         client.batch_execute(sql).unwrap();
         assert_eq!(cluster.next_count(DATABASE), relations(&mut client));
     }
-    assert_eq!(recounts(&mut view), before);
+    // But for those that had to wait for the processor.
+    assert!(recounts(&mut view) < before + CHANGES);
 }
