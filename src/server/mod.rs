@@ -41,6 +41,7 @@
 //! - [`catalog_size`]: what statistics and file system have of a catalog.
 //! - [`invalidation`]: whether catalogs of this database have changed.
 //! - [`listening`]: which databases' `pg_class` has changed.
+//! - [`commits`]: whether what a snapshot sees has been announced.
 //! - [`database_list`]: the databases of the server, without being connected to one, which
 //!   `Spi` needs.
 //! - [`database_lock`]: whether somebody wants the database to itself.
