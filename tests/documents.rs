@@ -218,7 +218,8 @@ fn every_file_that_the_tutorial_names_exists() {
     }
 }
 
-/// So that nothing has to be built twice.
+/// So that nothing has to be built twice. After an update, copy our Cargo.lock to the example,
+/// and build that, which drops what it does not need.
 #[test]
 fn the_example_has_the_dependencies_that_we_have() {
     let packages = |lock: &str| -> Vec<String> {
