@@ -18,15 +18,15 @@
 //! - [`session`]: connecting, and exiting. Instead of pgrx's `connect_worker_to_spi()`,
 //!   because that leaves in effect what others attached to the database and the role.
 //! - [`role`]: who may connect to what.
-//! - [`nap`]: waiting on the latch. Instead of pgrx's `wait_latch()`, because that handles
+//! - [`latch`]: waiting on the latch. Instead of pgrx's `wait_latch()`, because that handles
 //!   interrupts before its caller sees SIGTERM, returns when the postmaster has died, and
 //!   rounds down, so that it does not wait for the last millisecond of a nap.
-//! - [`exit`]: what a process does last.
+//! - [`ipc`]: what a process does last.
 //! - [`allocator`]: running out of memory. Instead of Rust's own, which pgrx keeps, because
 //!   that aborts the process, and the server restarts. It matters wherever memory can run
 //!   out (a limit on the process, `vm.overcommit_memory = 2`), and in every client's backend
 //!   that calls the library.
-//! - [`heap`]: giving memory back to the system.
+//! - [`malloc`]: giving memory back to the system.
 //!
 //! # Work
 //!
@@ -39,9 +39,9 @@
 //! - [`catalog_scan`]: reading a catalog row by row. Instead of pgrx's `Spi`, because a
 //!   cursor takes several times as long, and more memory.
 //! - [`catalog_size`]: what statistics and file system have of a catalog.
-//! - [`invalidation`]: whether catalogs of this database have changed.
-//! - [`listening`]: which databases' `pg_class` has changed.
-//! - [`commits`]: whether what a snapshot sees has been announced.
+//! - [`inval`]: whether catalogs of this database have changed.
+//! - [`sinval`]: which databases' `pg_class` has changed.
+//! - [`procarray`]: whether what a snapshot sees has been announced.
 //! - [`database_list`]: the databases of the server, without being connected to one, which
 //!   `Spi` needs.
 //! - [`database_lock`]: whether somebody wants the database to itself.
@@ -50,17 +50,17 @@
 //!
 //! # Shared state
 //!
-//! - [`shared_slots`]: a table in shared memory. Instead of pgrx's `pg_shmem_init!` with
+//! - [`shmem`]: a table in shared memory. Instead of pgrx's `pg_shmem_init!` with
 //!   `PgLwLock`, because the size of that is fixed when the library is built, and its readers
 //!   keep the writer waiting.
-//! - [`settings`]: what pgrx's `GucRegistry` leaves out: rules for a string's value, lists,
+//! - [`guc`]: what pgrx's `GucRegistry` leaves out: rules for a string's value, lists,
 //!   values that keep the server from starting, and reading the configuration again.
 //!
 //! # Reporting
 //!
-//! - [`mod@log`]: the `log` crate's records in the server's log. Instead of pgrx's `log!`,
+//! - [`elog`]: the `log` crate's records in the server's log. Instead of pgrx's `log!`,
 //!   because that formats a line anew each time, be it the same every second.
-//! - [`activity`]: what `pg_stat_activity` and the statistics show of the process.
+//! - [`backend_status`]: what `pg_stat_activity` and the statistics show of the process.
 
 #![allow(unsafe_code)]
 
