@@ -96,7 +96,8 @@ fn is_in_between(dummy: Process) -> bool {
     // prepared has none for a moment.
     unsafe {
         let xid = (&raw const (*dummy).xid).read_volatile();
-        let has_locks = (*(&raw const (*dummy).myProcLocks)).iter().any(|list| {
+        let lists = &(*dummy).myProcLocks;
+        let has_locks = lists.iter().any(|list| {
             #[cfg(not(feature = "pg15"))]
             let list = &list.head;
             let first = (&raw const list.next).read_volatile();
