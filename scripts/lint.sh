@@ -22,11 +22,16 @@ for tool in rustdoc 'cargo clippy'; do
 done
 command -v shellcheck >/dev/null || apt_install shellcheck
 
+example=(--manifest-path examples/first_worker/Cargo.toml)
+
 say "Format"
 cargo fmt --check
+cargo fmt --check "${example[@]}"
 
 say "Clippy"
 cargo clippy --all-targets --test soak --test picture "${features[@]}" -- -D warnings
+# In the same directory, where its dependencies are checked already.
+cargo clippy --locked "${example[@]}" --target-dir "${CARGO_TARGET_DIR:-target}" "${features[@]}" -- -D warnings
 
 say "Documentation"
 RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --document-private-items "${features[@]}"

@@ -157,6 +157,86 @@ fn every_column_is_documented() {
     }
 }
 
+/// The blocks of Rust in a document.
+fn rust_blocks(document: &str) -> Vec<String> {
+    let text = fs::read_to_string(document).unwrap();
+    let blocks = text.split("\n```rust\n").skip(1);
+    blocks
+        .map(|rest| rest.split("```").next().unwrap().to_owned())
+        .collect()
+}
+
+/// All files beneath a directory, one after the other.
+fn sources(directory: &str) -> String {
+    let entries = fs::read_dir(directory).unwrap();
+    entries
+        .map(|entry| entry.unwrap().path())
+        .map(|path| match path.is_dir() {
+            true => sources(path.to_str().unwrap()),
+            false => fs::read_to_string(path).unwrap(),
+        })
+        .collect()
+}
+
+#[test]
+fn the_tutorial_shows_the_code_that_there_is() {
+    let sources = sources("src");
+    let blocks = rust_blocks("docs/write-your-own-worker.md");
+    assert!(blocks.len() > 5);
+    for block in blocks {
+        let lines: Vec<_> = block.split_inclusive('\n').collect();
+        // An ellipsis stands for lines that are left out.
+        for part in lines.split(|line| line.trim() == "…") {
+            assert!(sources.contains(&part.concat()), "{}", part.concat());
+        }
+    }
+}
+
+#[test]
+fn every_file_that_the_tutorial_names_exists() {
+    let text = fs::read_to_string("docs/write-your-own-worker.md").unwrap();
+    let linked = text
+        .split("](../")
+        .skip(1)
+        .map(|rest| rest.split(')').next().unwrap());
+    let in_table = text
+        .split("\n| `")
+        .skip(1)
+        .map(|rest| rest.split('`').next().unwrap());
+    let linked: Vec<_> = linked.map(str::to_owned).collect();
+    let in_table: Vec<_> = in_table.map(|file| format!("src/server/{file}")).collect();
+    assert!(linked.len() > 10);
+    for path in linked.iter().chain(&in_table) {
+        assert!(Path::new(path).exists(), "{path}");
+    }
+    for file in fs::read_dir("src/server").unwrap() {
+        let path = file.unwrap().path().to_str().unwrap().to_owned();
+        assert!(
+            in_table.contains(&path) || path.ends_with("/mod.rs"),
+            "{path}"
+        );
+    }
+}
+
+/// So that nothing has to be built twice. After an update, copy our Cargo.lock to the example,
+/// and build that, which drops what it does not need.
+#[test]
+fn the_example_has_the_dependencies_that_we_have() {
+    let packages = |lock: &str| -> Vec<String> {
+        let text = fs::read_to_string(lock).unwrap();
+        let packages = text.split("[[package]]\n").skip(1);
+        packages
+            .map(|package| package.lines().take(2).collect::<Vec<_>>().join(", "))
+            .collect()
+    };
+    let ours = packages("Cargo.lock");
+    let others: Vec<_> = packages("examples/first_worker/Cargo.lock")
+        .into_iter()
+        .filter(|package| !ours.contains(package))
+        .collect();
+    assert_eq!(others, ["name = \"first_worker\", version = \"1.0.0\""]);
+}
+
 /// What the specification 1.0 of PGXN's META.json requires.
 #[test]
 fn the_metadata_for_pgxn_is_complete_and_names_files_that_exist() {

@@ -21,6 +21,7 @@ mod documents;
 mod exporter;
 mod failing;
 mod faults;
+mod first_worker;
 mod hooks;
 mod introducing;
 mod kept;

@@ -1,8 +1,11 @@
-//! Libraries of the tests' own, in C, built with the server's PGXS.
+//! Libraries beside ours: those of the tests, in C, built with the server's PGXS, and the
+//! one of `examples/`.
 
-use super::{Cluster, pg_config, pg_config_program, run};
+use super::{Cluster, major_version, pg_config, pg_config_program, run};
+use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Once;
 
 impl Cluster {
     /// Builds the library in the directory `source` of the repository, and has the server
@@ -31,4 +34,25 @@ pub fn has_library(name: &str) -> bool {
     Path::new(&pg_config("--pkglibdir"))
         .join(format!("{name}.so"))
         .exists()
+}
+
+/// Builds `examples/first_worker` and installs it into the private installation, once.
+pub fn install_first_worker() {
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| {
+        // cargo-pgrx copies over a library in place, and a server that has it loaded would
+        // crash.
+        let library = Path::new(&pg_config("--pkglibdir")).join("first_worker.so");
+        let _ = fs::remove_file(library);
+        run(Command::new(env!("CARGO"))
+            .args(["pgrx", "install", "--no-default-features", "--features"])
+            .arg(format!("pg{}", major_version()))
+            .args(["--manifest-path", "examples/first_worker/Cargo.toml"])
+            .args(["--pg-config", &pg_config_program()])
+            // Where its dependencies, which are some of ours, are built already.
+            .env(
+                "CARGO_TARGET_DIR",
+                Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap(),
+            ));
+    });
 }

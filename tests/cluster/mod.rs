@@ -13,7 +13,7 @@ mod throttle;
 mod usage;
 
 pub use background::Background;
-pub use library::has_library;
+pub use library::{has_library, install_first_worker};
 pub use log::{Level, Line};
 pub use stopped::Stopped;
 pub use throttle::Throttle;
