@@ -167,7 +167,7 @@ fn what_is_committed_before_a_tick_is_counted_by_it() {
 }
 
 #[test]
-fn what_is_announced_during_a_count_is_in_it_or_in_the_next() {
+fn what_changes_during_a_count_is_in_it_or_in_the_next() {
     for lock in [
         "LOCK TABLE pg_class IN ACCESS EXCLUSIVE MODE",
         "REINDEX TABLE pg_class", // locks the indexes, and lets the table be read
@@ -189,7 +189,7 @@ fn what_is_announced_during_a_count_is_in_it_or_in_the_next() {
 }
 
 #[test]
-fn announcements_that_are_missed_are_made_up_for() {
+fn messages_that_are_missed_are_made_up_for() {
     let cluster = Cluster::start(&[ITS_WORKER, FAST, ON, "log_min_messages = debug4"]);
     cluster.next_count(DATABASE);
     let worker = cluster.worker(DATABASE);

@@ -226,7 +226,7 @@ fn set_naptime(cluster: &Cluster, naptime: Duration) {
 
 /// Makes the catalog one of a database with this many relations, by cloning the
 /// row of a view; a thousand at a time, as a transaction searches the list of what
-/// it has yet to announce for every row.
+/// it has yet to send for every row.
 fn grow_catalog(cluster: &Cluster, relations: u32) {
     const AT_A_TIME: u32 = 1_000;
     const FIRST_OID: u32 = 1_000_000_000;

@@ -140,7 +140,7 @@ impl Cost {
             _ if self.dead_rows > 0 => None,
             Load::Idle if self.relations <= 400 => Some(0.6),
             Load::Idle if self.relations >= 1_000_000 => Some(0.01),
-            Load::Idle => None,
+            Load::Idle | Load::TemporaryTables => None,
             _ => Some(1.0),
         }
     }
@@ -265,7 +265,7 @@ impl Report {
                 let _ = write!(
                     page,
                     " That alone would be above {IDLE_TO_EMPTY}, which is why a tick that finds \
-                     nothing announced opens no transaction."
+                     no message opens no transaction."
                 );
             }
             page.push('\n');
