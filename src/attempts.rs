@@ -1,13 +1,12 @@
-//! How often to try to count what can't be counted.
+//! How often to retry a database that cannot be counted.
 //!
-//! The postmaster starts a worker again five seconds after it exited, however often it has
-//! failed before. A database or a role that does not exist, or may not be used, would
-//! cost a FATAL line and a process every five seconds, for ever. So a worker remembers in
-//! shared memory how often its predecessors have failed in a row, and after two of them
-//! it is a waiting room first: it is connected to no database, looks at the
-//! catalogs that all databases share, and makes room for another attempt as soon as that
-//! may succeed, because of what somebody has changed, or else after a while, as there is
-//! more that can be wrong than these catalogs tell.
+//! The postmaster restarts a worker five seconds after it exited, however often it has failed
+//! before. A database or role that does not exist, or may not be used, would cost a FATAL line
+//! and a process every five seconds, forever. So a worker remembers in shared memory how often
+//! its predecessors have failed in a row. After two failures it first becomes a waiting room:
+//! it connects to no database, watches the shared catalogs, and makes room for another attempt
+//! as soon as a change there may let it succeed. It also leaves after a while in any case,
+//! because more can be wrong than these catalogs show.
 
 use crate::server::database_list::databases;
 use crate::server::role::role_to_connect_as;
@@ -17,10 +16,10 @@ use std::ffi::{CStr, CString};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long after the exit of a process the postmaster starts another.
+/// How long after a process exits the postmaster starts another.
 pub const RESTART_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long after the first failure in a row, the second, and so on to try again.
+/// How long to wait after the first failure in a row, the second, and so on.
 const PAUSES: [Duration; 4] = [
     RESTART_INTERVAL,
     Duration::from_secs(15),
@@ -29,7 +28,7 @@ const PAUSES: [Duration; 4] = [
     Duration::from_secs(55),
 ];
 
-/// The same where nobody waits for it as for the first count.
+/// The same for a database where nobody is waiting for the first count.
 const LONGER_PAUSES: [Duration; 6] = [
     RESTART_INTERVAL,
     Duration::from_secs(15),
@@ -39,37 +38,36 @@ const LONGER_PAUSES: [Duration; 6] = [
     Duration::from_secs(300),
 ];
 
-/// How long to wait after so many failures in a row, one at least, of visits or censuses.
+/// How long to wait after this many visits or censuses, at least one, have failed in a row.
 pub fn pause_after_failures(failures: usize) -> Duration {
     LONGER_PAUSES[failures.clamp(1, LONGER_PAUSES.len()) - 1]
 }
 
-/// How long to wait after that many failures in a row.
+/// How long to wait after this many failures in a row.
 fn pause_after(failures: i64) -> Duration {
     let last = PAUSES.len() as i64 - 1;
     PAUSES[(failures - 1).clamp(0, last) as usize]
 }
 
-/// How often to look whether an attempt may succeed by now: what the server's messages tell
-/// wakes nobody.
+/// How often to check whether an attempt may succeed: the server's messages wake nobody.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How many numbers in shared memory the attempts of one worker need.
+/// How many numbers in shared memory one worker's attempts need.
 pub const NUMBERS: usize = 3;
 
-/// What shared memory knows of the attempts of one worker that the postmaster starts.
+/// What shared memory knows about the attempts of one worker that the postmaster starts.
 pub struct Attempts {
-    /// Those since the last success. Counted before they are made: whoever fails has no
-    /// occasion any more.
+    /// Attempts since the last success. Counted before they are made: a process that fails has
+    /// no chance to count afterwards.
     made: &'static AtomicI64,
-    /// Whether the next process is to try, and not to wait.
+    /// Whether the next process should try rather than wait.
     due: &'static AtomicI64,
-    /// Whether the waiting room found nothing that was wrong when it was left.
+    /// Whether the waiting room saw no obstacle when it was left.
     seemed_possible: &'static AtomicI64,
 }
 
 impl Attempts {
-    /// Those of the worker with that number.
+    /// The attempts of the worker with this number.
     pub fn of(worker: usize) -> Attempts {
         let numbers = shmem::numbers().expect("a worker runs where it is preloaded");
         let numbers = &numbers[registry::NUMBERS..];
@@ -81,18 +79,18 @@ impl Attempts {
         }
     }
 
-    /// To be called before connecting, to `database` or to none, as `role`: returns if it
-    /// is time to try; otherwise waits until it is, and ends the process.
+    /// Must be called before connecting, to `database` or to none, as `role`. Returns if it is
+    /// time to try; otherwise waits until it is, and ends the process.
     pub fn begin(&self, database: Option<&CStr>, role: Option<&CStr>) {
         let failures = self.made.load(Ordering::Relaxed);
         if failures > 1 && self.due.swap(0, Ordering::Relaxed) == 0 {
-            // The postmaster takes its time twice.
+            // The postmaster's restart interval passes twice.
             self.wait(database, role, pause_after(failures) - 2 * RESTART_INTERVAL);
         }
         self.made.store(failures + 1, Ordering::Relaxed);
     }
 
-    /// To be called when the worker has done what it is for, as often as it does.
+    /// Must be called each time the worker has done its job.
     pub fn succeed(&self) {
         if self.made.load(Ordering::Relaxed) == 0 {
             return;
@@ -108,7 +106,7 @@ impl Attempts {
         backend_status::waiting(&description(database, role));
         // Only a change from impossible to possible is a reason to leave early: what seemed
         // possible to the last process that waited here has failed since, for a reason that
-        // does not show.
+        // these catalogs do not show.
         let mut possible = self.seemed_possible.load(Ordering::Relaxed) != 0;
         loop {
             if signals::terminated() {
@@ -145,7 +143,7 @@ impl Attempts {
     }
 }
 
-/// Whether the shared catalogs have nothing against connecting.
+/// Whether the shared catalogs show no obstacle to connecting.
 fn is_possible(database: Option<&CStr>, role: Option<&CStr>) -> bool {
     let Some(role) = role_to_connect_as(role) else {
         return false;

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-/// A fixed cadence on the monotonic clock, which nobody can set: late ticks don't
-/// shift later ones, and ticks that were missed are skipped, not made up for.
+/// A fixed cadence on the monotonic clock, which cannot be set: late ticks don't shift later
+/// ones, and missed ticks are skipped, not made up for.
 pub struct Cadence {
     naptime: Duration,
-    /// When the last tick that is over was due, or would have been; `None` before the
-    /// first. A new naptime counts from here.
+    /// When the last finished tick was due, or would have been; `None` before the first. A new
+    /// naptime counts from here.
     last: Option<Instant>,
     next: Instant,
     /// No tick before this, whatever the naptime.
@@ -34,8 +34,8 @@ impl Cadence {
         self.next.saturating_duration_since(now)
     }
 
-    /// Ends the tick that was due: the next is the first one after `now` that is
-    /// not before `earliest`. Returns how many ticks `earliest` left out.
+    /// Ends the tick that was due: the next is the first one after `now` that is not before
+    /// `earliest`. Returns how many ticks were skipped because of `earliest`.
     pub fn advance(&mut self, now: Instant, earliest: Instant) -> u64 {
         let missed = nanoseconds(now - self.next) / nanoseconds(self.naptime);
         let mut last = self.next + times(self.naptime, missed);
@@ -52,9 +52,8 @@ impl Cadence {
         left_out
     }
 
-    /// Takes on a new naptime: the next tick is that much later than the last one,
-    /// but not before the `earliest` of [`Cadence::advance`]. The naptime it has
-    /// already changes nothing.
+    /// Adopts a new naptime: the next tick is that much later than the last one, but not before
+    /// the `earliest` of [`Cadence::advance`]. Setting the same naptime again changes nothing.
     pub fn set_naptime(&mut self, naptime: Duration) {
         if naptime == self.naptime {
             return;
@@ -85,7 +84,7 @@ mod tests {
     fn a_new_naptime_does_not_cut_a_rest_short() {
         let start = Instant::now();
         let mut cadence = Cadence::new(start, 3600 * SECOND);
-        // A count of ten seconds, and nine times that of rest.
+        // A count of ten seconds, and nine times as much rest.
         let now = start + 10 * SECOND;
         assert_eq!(cadence.advance(now, now + 90 * SECOND), 0);
         cadence.set_naptime(SECOND);
@@ -97,12 +96,12 @@ mod tests {
     fn a_rest_leaves_ticks_out_and_the_cadence_is_kept() {
         let start = Instant::now();
         let mut cadence = Cadence::new(start, SECOND);
-        // A count of ten and a half seconds, and nine times that of rest.
+        // A count of ten and a half seconds, and nine times as much rest.
         let now = start + Duration::from_millis(10_500);
         let earliest = now + Duration::from_millis(94_500);
         assert_eq!(cadence.advance(now, earliest), 94);
         assert_eq!(cadence.time_left(start + 104 * SECOND), SECOND);
-        // The last tick is where the cadence would have had it.
+        // The last tick is where the cadence would have placed it.
         cadence.set_naptime(2 * SECOND);
         assert_eq!(cadence.time_left(start + 104 * SECOND), 2 * SECOND);
     }

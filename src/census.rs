@@ -1,14 +1,14 @@
-//! Which kinds of relations, in which schemas, and how bloated the catalogs are: seldom,
-//! and only after something has changed.
+//! Which kinds of relations there are, in which schemas, and how bloated the catalogs are:
+//! taken seldom, and only after something has changed.
 //!
-//! A count says that there are too many relations, and a census which. It reads all of
-//! `pg_class`, row by row and not with a query, which would need more memory for good than
-//! all that the worker does otherwise. That costs a few counts, so it is taken beside the
-//! tick: at most once per `count_relations.census_naptime`, and never for more than a
-//! hundredth of the time. It shows what one snapshot saw, and says when.
+//! A count says that there are too many relations, and a census says which. It reads all of
+//! `pg_class` row by row rather than with a query, which would permanently need more memory
+//! than everything else the worker does. That costs as much as a few counts, so it is taken
+//! beside the tick: at most once per `count_relations.census_naptime`, and never for more than
+//! a hundredth of the time. It shows what one snapshot saw, and says when.
 //!
-//! What a database has changed without committing it leaves dead rows behind that
-//! no message tells of. So an idle database is looked at too, every [`LONGEST_PAUSE`].
+//! What a database has changed without committing leaves dead rows behind, and no message
+//! reports them. So an idle database is looked at too, every [`LONGEST_PAUSE`].
 
 use crate::attempts::pause_after_failures;
 use crate::registry::Row;
@@ -28,18 +28,18 @@ use std::time::{Duration, Instant};
 /// An idle database is looked at at least this often.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(3 * 60 * 60);
 
-/// A census is followed by a pause of at least this many times its duration, and so is one
-/// that was taken for a warning, whose next may come meanwhile. (But no pause is longer than
-/// [`LONGEST_PAUSE`]: what took hours has waited for somebody.)
+/// A census is followed by a pause of at least this many times its duration. Only one for a
+/// warning may come earlier, after the same pause since the last of its kind. (But no pause is
+/// longer than [`LONGEST_PAUSE`]: a census that took hours has waited for another process.)
 const REST_FACTOR: u32 = 199;
 
-/// How long after a census that others' locks put off to try again.
+/// How soon to retry a census that was put off because of others' locks.
 const NEXT_TRY: Duration = Duration::from_secs(1);
 
 /// How many schemas have a row of their own.
 const LARGEST_SCHEMAS: usize = 10;
 
-/// How many of them a warning names.
+/// How many schemas a warning names.
 const NAMED_SCHEMAS: usize = 3;
 
 /// The catalogs that grow with relations, and their oids.
@@ -54,60 +54,60 @@ pub const CATALOGS: [(&CStr, pg_sys::Oid); 8] = [
     (c"pg_statistic", pg_sys::StatisticRelationId),
 ];
 
-/// What `pg_stat_activity` shows meanwhile.
+/// What `pg_stat_activity` shows during a census.
 const ACTIVITY: &CStr = c"census of relations";
 
 /// How many relations of one kind there are.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Kind {
-    /// As in `pg_class`, all three.
+    /// All three as in `pg_class`.
     pub relkind: u8,
     pub relpersistence: u8,
     pub relispartition: bool,
     pub relations: u32,
 }
 
-/// How many relations a schema has, or several have.
+/// How many relations a schema has, or several schemas together.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Schema {
-    /// In the database's encoding; empty for all that are not among the largest.
+    /// In the database's encoding; empty for the row that sums up all but the largest.
     pub name: Vec<u8>,
-    /// How many schemas it stands for.
+    /// How many schemas this row stands for.
     pub schemas: u32,
     pub relations: u32,
 }
 
-/// What there is in a database.
+/// What a database contains.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Census {
     /// When it was taken, in microseconds since 2000-01-01 UTC.
     pub taken_at: i64,
-    /// How long that took, in microseconds.
+    /// How long the census took, in microseconds.
     pub duration_us: i64,
-    /// The latest request that had been made before.
+    /// The latest request made before the census.
     pub request: i64,
-    /// When the latest was taken for a warning; 0 if none was.
+    /// When the latest census for a warning was taken; 0 if none was.
     pub hurried_at: i64,
     pub kinds: Vec<Kind>,
     pub schemas: Vec<Schema>,
-    /// As many as [`CATALOGS`].
+    /// As many as there are [`CATALOGS`].
     pub catalogs: Vec<Figures>,
     /// Whether there are statistics: a standby has none.
     pub has_statistics: bool,
 }
 
-/// More than there can be: of ten kinds, few come with each of three persistences, and as
+/// More than can exist: of ten kinds, few come with each of three persistences, and as
 /// partitions.
 const MOST_KINDS: usize = 64;
 
-/// The largest, temporary ones, and the rest.
+/// The largest schemas, temporary ones, and the rest.
 const MOST_SCHEMAS: usize = LARGEST_SCHEMAS + 2;
 
 const NAME_BYTES: usize = pg_sys::NAMEDATALEN as usize;
 const NAME_WORDS: usize = NAME_BYTES / size_of::<i64>();
 const SCHEMA_WORDS: usize = NAME_WORDS + 1;
 const CATALOG_WORDS: usize = 5;
-/// The oid, five numbers, and two about what was tried in vain.
+/// The oid, five numbers, and two about failed attempts.
 const HEAD_WORDS: usize = 8;
 const TRIED_AT: usize = 6;
 const FAILURES: usize = 7;
@@ -118,17 +118,17 @@ const _: () = assert!(
 );
 
 impl Census {
-    /// Takes a census of the database that the process is connected to. `None` if somebody
-    /// holds a lock that it would have to wait for.
+    /// Takes a census of the database that the process is connected to. `None` if another
+    /// process holds a lock that the census would have to wait for.
     ///
-    /// Raises an ERROR if the server does, among others when it is canceled, or has to wait
-    /// all the same.
+    /// Raises an ERROR if the server does, for example when the census is canceled, or has to
+    /// wait all the same.
     fn take(is_visit: bool) -> Option<Census> {
-        // Whatever else there is to wait for.
+        // For any other lock that would have to be waited for.
         session::wait_for_locks(true);
         let census = cancelable(Self::try_to_take);
         session::wait_for_locks(is_visit);
-        // What is there to see is the counting.
+        // Show the counting again afterwards.
         backend_status::running(counter::QUERY);
         backend_status::idle();
         malloc::give_back();
@@ -138,13 +138,14 @@ impl Census {
     fn try_to_take() -> Option<Census> {
         let started = Instant::now();
         let taken_at = clock::now();
-        // The catalogs by themselves, as nobody is to wait for all of it to lock one.
+        // In a transaction of their own, so that nobody who wants to lock one waits for the whole
+        // census.
         let (catalogs, has_statistics) = transaction(|| {
             relation_lock::lock_pg_class();
             let mut relations = CATALOGS.into_iter().map(|(_, oid)| oid);
             let is_free = try_lock_of_cache() && relations.all(try_lock_with_indexes);
             is_free.then(|| {
-                // Not of a standby that is promoted meanwhile.
+                // A standby that is promoted meanwhile still has none.
                 let has_statistics = !recovery::in_progress();
                 let figures = CATALOGS.map(|(_, oid)| {
                     let figures = figures_of(oid);
@@ -172,7 +173,7 @@ impl Census {
         })
     }
 
-    /// As shared memory has it.
+    /// The census as shared memory stores it.
     pub fn to_words(&self, database: u32) -> [i64; WIDE_WORDS] {
         let mut words = vec![
             database.into(),
@@ -284,8 +285,8 @@ impl Census {
         })
     }
 
-    /// What a warning says of it: what there is most of, and where, but for what belongs to
-    /// the server itself; and how old it is, if something has changed since.
+    /// What a warning says about the census: which kinds there are most of, and where, leaving
+    /// out what belongs to the server itself; and its age, if something has changed since.
     pub fn summary(&self, is_stale: bool) -> String {
         let sum = |wanted: &dyn Fn(&&Kind) -> bool| -> u64 {
             let kinds = self.kinds.iter().filter(wanted);
@@ -318,7 +319,7 @@ impl Census {
             .filter(|schema| !system.contains(&schema.name.as_slice()))
             .take(NAMED_SCHEMAS)
             .map(|schema| {
-                // Whoever made it may have made it look like more than one.
+                // A name may have been chosen to look like several.
                 let name = String::from_utf8_lossy(&schema.name).replace('"', "\"\"");
                 let name = name.replace(char::is_control, "?");
                 format!("\"{name}\" ({})", schema.relations)
@@ -356,8 +357,7 @@ fn sort() -> (Vec<Kind>, Vec<Schema>) {
     (kinds.collect(), name_largest(schemas))
 }
 
-/// Names the largest schemas, of which there are so many relations by oid, and sums up the
-/// others.
+/// Names the largest schemas, given the number of relations by oid, and sums up the others.
 fn name_largest(mut relations: HashMap<u32, u32>) -> Vec<Schema> {
     let mut schemas = Vec::new();
     let [mut temporary, mut rest] = [b"pg_temp".as_slice(), b""].map(|name| Schema {
@@ -381,7 +381,7 @@ fn name_largest(mut relations: HashMap<u32, u32>) -> Vec<Schema> {
     schemas.sort_by(|a, b| (b.relations, &a.name).cmp(&(a.relations, &b.name)));
     let others = schemas.split_off(schemas.len().min(LARGEST_SCHEMAS));
     let others = others.into_iter().map(|schema| schema.relations);
-    // A relation whose schema is not there is in a damaged catalog, and counts.
+    // A relation whose schema is missing is in a damaged catalog, and counts.
     for relations in others.chain(relations.into_values()) {
         rest.add(relations);
     }
@@ -401,12 +401,12 @@ fn padded(words: impl Iterator<Item = i64>, length: usize) -> impl Iterator<Item
     words.chain(std::iter::repeat(0)).take(length)
 }
 
-/// What shared memory has of a database's censuses.
+/// What shared memory knows about a database's censuses.
 #[derive(Default)]
 pub struct History {
     pub latest: Option<Census>,
-    /// When the latest was begun that did not come to an end, in microseconds since
-    /// 2000-01-01 UTC, and how many in a row have not.
+    /// When the latest census that did not finish was begun, in microseconds since 2000-01-01
+    /// UTC, and how many in a row have not finished.
     tried_at: i64,
     failures: usize,
 }
@@ -416,7 +416,7 @@ impl History {
         if words[0] != i64::from(database) {
             return History::default();
         }
-        // After a clock that has been set back since, a census is as good as none.
+        // If the clock has since been set back to before a census, ignore the census.
         let is_past = |census: &Census| census.taken_at <= clock::now();
         History {
             latest: Census::from_words(words, database).filter(is_past),
@@ -425,8 +425,8 @@ impl History {
         }
     }
 
-    /// Enters that a census of `database` is begun, which has failed until one is entered:
-    /// whoever fails has no occasion any more.
+    /// Records that a census of `database` is begun. It counts as failed until its result is
+    /// entered: a process that fails has no chance to say so afterwards.
     pub fn begin(words: &mut [i64; WIDE_WORDS], database: u32) {
         if words[0] != i64::from(database) {
             words.fill(0);
@@ -436,7 +436,7 @@ impl History {
         words[FAILURES] += 1;
     }
 
-    /// Enters that it was put off.
+    /// Records that the census was put off.
     pub fn put_off(words: &mut [i64; WIDE_WORDS]) {
         words[FAILURES] -= 1;
     }
@@ -445,15 +445,15 @@ impl History {
 /// When the next census of a database is due.
 pub struct Schedule {
     database: u32,
-    /// Whether the process, if it is a worker, is on a visit.
+    /// Whether the process, if it is a worker, is a visitor.
     pub is_visit: bool,
-    /// When the latest was taken, and how long it took.
+    /// When the latest census was taken, and how long it took.
     latest: Option<(Instant, Duration)>,
-    /// The latest request that it was for.
+    /// The latest request that it answered.
     served: i64,
-    /// When the latest was taken for a warning.
+    /// When the latest census for a warning was taken.
     hurried: Option<Instant>,
-    /// Whether the database may have changed since the latest.
+    /// Whether the database may have changed since the latest census.
     pub stale: bool,
     /// No census before this.
     not_before: Option<Instant>,
@@ -461,7 +461,7 @@ pub struct Schedule {
 
 impl Schedule {
     pub fn new(database: u32, history: &History, stale: bool, now: Instant) -> Schedule {
-        // A time before the machine was started is as good as now.
+        // A time before the machine was started is treated as now.
         let instant = |time: i64| {
             let age = Duration::from_micros((clock::now() - time).max(0) as u64);
             now.checked_sub(age).unwrap_or(now)
@@ -484,11 +484,11 @@ impl Schedule {
         }
     }
 
-    /// When it is due with this naptime; `None` if it is at once.
+    /// When the next census is due with this naptime; `None` if at once.
     pub fn due(&self, naptime: Duration) -> Option<Instant> {
         let pause = match self.stale {
             true => naptime,
-            // Not all of them at a time.
+            // Spread, so that not all are due at the same time.
             false => naptime.max(LONGEST_PAUSE - LONGEST_PAUSE / 256 * (self.database % 64)),
         };
         let due = self.latest.map(|(taken, _)| taken + pause.max(self.rest()));
@@ -500,18 +500,18 @@ impl Schedule {
         (duration * REST_FACTOR).min(LONGEST_PAUSE)
     }
 
-    /// Whether that request, if any, has not been met.
+    /// Whether this request, if any, is still unanswered.
     pub fn is_asked(&self, request: i64) -> bool {
         request > self.served
     }
 
-    /// When one that is asked for is to be tried; `None` if at once.
+    /// When to try a census that is asked for; `None` if at once.
     pub fn earliest(&self) -> Option<Instant> {
         self.not_before
     }
 
-    /// Takes a census if it is due, or if somebody has asked for one; `request` is the latest
-    /// request. Returns whether it tried to.
+    /// Takes a census if one is due, or has been asked for; `request` is the latest request.
+    /// Returns whether it tried to.
     pub fn follow(&mut self, row: Row, request: i64, now: Instant) -> bool {
         let naptime = settings::census_naptime();
         let is_due = naptime.is_some_and(|naptime| is_over(self.due(naptime), now))
@@ -522,8 +522,8 @@ impl Schedule {
         is_due
     }
 
-    /// Takes a census ahead of its time, for a warning, unless nothing has changed since the
-    /// latest, or it would be too much.
+    /// Takes a census early, for a warning, unless nothing has changed since the latest one or
+    /// it would exceed the limit.
     pub fn hurry(&mut self, row: Row, request: i64, now: Instant) {
         let rested = self.hurried.map(|hurried| hurried + self.rest());
         let is_wanted =
@@ -556,7 +556,7 @@ impl Schedule {
     }
 }
 
-/// Whether it is time, or was any time.
+/// Whether this time has passed, or is not set.
 fn is_over(time: Option<Instant>, now: Instant) -> bool {
     time.is_none_or(|time| now >= time)
 }
@@ -628,7 +628,7 @@ mod tests {
         Schedule::new(0, &history, stale, now)
     }
 
-    /// So late that there is a time for every census.
+    /// Late enough to leave room for every census before it.
     fn now() -> Instant {
         Instant::now() + Duration::from_secs(86_400)
     }

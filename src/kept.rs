@@ -1,20 +1,21 @@
-//! The set of relations, kept up to date from invalidation messages: for catalogs that are
-//! too large to be counted at every change.
+//! The set of relations, kept up to date from invalidation messages: for catalogs too large to
+//! be counted at every change.
 //!
 //! # Why it is what the snapshot sees
 //!
 //! [`Kept::load`] reads the oids that its snapshot sees. [`Kept::update`] looks up, in a later
-//! snapshot, those whose rows have changed since, and is right if it knows of all. It does:
+//! snapshot, the relations whose rows have changed since. It is right if it knows all of these,
+//! and it does:
 //!
-//! - What had been received before the snapshot was taken, and since the last time, is in
-//!   `named`. What else the snapshot sees has been sent when
-//!   [`procarray::await_messages`] returns, and is received then.
+//! - Those received before the snapshot was taken, and since the last time, are in `named`. Any
+//!   others that the snapshot sees have been sent by the time [`procarray::await_messages`]
+//!   returns, and are received then.
 //! - Looking up one row too many changes nothing, so whatever else is received meanwhile is
 //!   looked up, too. It may not be visible yet, and stays named for the next time.
 //!
-//! A row's message has the oid that it had before the change, so the new oid of one that was
-//! changed by hand (`allow_system_table_mods`) is not known, and the index by which rows are
-//! looked up may lack one. So the set is loaded anew, from the table alone, once an hour.
+//! A row's message has the oid that it had before the change, so if a row's oid was changed by
+//! hand (`allow_system_table_mods`), the new one is not known; and the index used to look up
+//! rows may lack a row. So the set is reloaded, from the table alone, once an hour.
 
 use crate::server::catalog_scan::{for_each_relation, ignores_indexes, look_up, pages_of_pg_class};
 use crate::server::{inval, procarray};
@@ -22,13 +23,13 @@ use roaring::RoaringBitmap;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-/// A smaller `pg_class`, of about ten thousand relations without dead rows, is as quickly
-/// counted.
+/// A smaller `pg_class`, of about ten thousand relations without dead rows, can be counted just
+/// as quickly.
 const FEWEST_PAGES: u32 = 384;
 
 const LONGEST_LIFE: Duration = Duration::from_secs(3600);
 
-/// What looking up may always take: the process may have had to wait for the processor.
+/// The least time that looking up may take: the process may have had to wait for the processor.
 const LEAST_PATIENCE: Duration = Duration::from_millis(10);
 
 /// The oids of all relations that a snapshot saw.
@@ -39,15 +40,15 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// Whether it pays to keep a set, if so many relations change between two ticks: looking
-    /// one up takes about as long as counting a page.
+    /// Whether keeping a set pays if this many relations change between two ticks: looking one
+    /// up takes about as long as counting a page.
     pub fn pays(named: &BTreeSet<u32>) -> bool {
         let pages = pages_of_pg_class();
         pages >= FEWEST_PAGES && named.len() < pages as usize / 2 && !ignores_indexes()
     }
 
-    /// What the active snapshot sees. `None` if two relations have the same oid, which only
-    /// a damaged catalog has.
+    /// Loads what the active snapshot sees. `None` if two relations have the same oid, which
+    /// happens only in a damaged catalog.
     pub fn load() -> Option<Self> {
         let loaded_at = Instant::now();
         let mut oids = RoaringBitmap::new();
@@ -61,15 +62,14 @@ impl Kept {
         })
     }
 
-    /// Whether the set is to be loaded anew, even if nothing has changed.
+    /// Whether the set must be reloaded, even if nothing has changed.
     pub fn is_too_old(&self) -> bool {
         self.loaded_at.elapsed() >= LONGEST_LIFE
     }
 
-    /// Brings the set up to date with the active snapshot. `named` are the relations of which
-    /// messages were received since the last snapshot, and before this one was taken. Returns
-    /// false if that can't be, or takes longer than to load a set; this one is then good for
-    /// nothing.
+    /// Brings the set up to date with the active snapshot. `named` are the relations that
+    /// messages named since the last snapshot and before this one was taken. Returns false if
+    /// that is impossible, or takes longer than loading a set; this set must then be discarded.
     pub fn update(&mut self, mut named: BTreeSet<u32>) -> bool {
         if self.is_too_old() || !procarray::await_messages() {
             return false;
@@ -97,7 +97,7 @@ impl Kept {
         is_cheap
     }
 
-    /// Raises an ERROR unless the set is what the active snapshot sees.
+    /// Raises an ERROR unless the set equals what the active snapshot sees.
     #[cfg(debug_assertions)]
     fn check(&self) {
         let seen = Self::load().expect("a catalog without damage").oids;
