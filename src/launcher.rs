@@ -1,70 +1,69 @@
-//! Only for `databases = '*'`: one process that knows which databases have changed, and
-//! sends workers to those.
+//! Only for `databases = '*'`: one process that knows which databases have changed, and sends
+//! workers to them.
 //!
 //! The launcher receives the invalidation messages of *all* databases' `pg_class` (see
-//! [`crate::server::sinval`]). A database that none of them is about needs no
-//! worker: its last count holds, and the launcher confirms it at each tick, all of them at
-//! once, at the same cost however many there are (see [`crate::registry`]), unless a line
-//! for each is asked for. One that has
-//! changed, or was never counted, is visited by a worker, which counts and stays for a
-//! while (see [`crate::worker`]). So what we cost depends on what changes, and not on how
-//! much there is.
+//! [`crate::server::sinval`]). A database that no message is about needs no worker: its last
+//! count holds, and the launcher confirms it at each tick. It confirms all such databases at
+//! once, at the same cost however many there are (see [`crate::registry`]), unless a line for
+//! each is asked for. A database that has changed, or was never counted, is visited by a
+//! worker, which counts and stays for a while (see [`crate::worker`]). So the cost depends on
+//! what changes, not on how much there is.
 //!
 //! # Why no change is missed
 //!
-//! That a worker misses none while it is there is what [`crate::counter`] is about. The
-//! rule for who comes and goes rests on one number in shared memory, the *epoch*.
+//! [`crate::counter`] explains why a worker misses no change while it is there. The rule for
+//! workers that come and go rests on one number in shared memory, the *epoch*.
 //!
-//! - The launcher adds 1 to it each time that it has received. What it received, lost or
-//!   found out since the time before, it keeps with the epoch that ended by that:
-//!   `changed_in`, a number a database.
-//! - A worker reads the epoch first, and receives second. If it counts then, or finds that
-//!   its last count holds, the count *covers* the epoch that it read, and is published
-//!   together with that number.
-//! - A count holds without a worker if it covers more than `changed_in`. Otherwise there is
-//!   a visit to be made.
+//! - The launcher adds 1 to it each time it has received messages. What it received, lost or
+//!   found out since the time before, it records with the epoch that this ended: `changed_in`,
+//!   one number per database.
+//! - A worker reads the epoch first, and receives second. If it then counts, or finds that its
+//!   last count holds, the count *covers* the epoch that it read, and is published together
+//!   with that number.
+//! - A count holds without a worker if it covers more than `changed_in`. Otherwise a visit is
+//!   needed.
 //!
-//! For a change that the launcher has received in the epoch `e` was sent before `e` ended,
-//! and to everybody ([`crate::server::sinval::receive`] sees to that). A count that
-//! covers more than `e` was confirmed by a worker that received after `e` had ended. So the
-//! worker had been told of the change, which was visible before, and has counted since; or
-//! it connected later, when it was visible. A count that covers no more than `e` may have
-//! seen the change or not: at worst a visit was made in vain. Case by case:
+//! This works because a change that the launcher has received in the epoch `e` was sent before
+//! `e` ended, and to all processes ([`crate::server::sinval::receive`] ensures that). A count
+//! that covers more than `e` was confirmed by a worker that received after `e` had ended. So
+//! the worker had been told of the change, which was visible before, and has counted since; or
+//! it connected later, when the change was visible. A count that covers no more than `e` may or
+//! may not have seen the change: at worst a visit was made in vain. Case by case:
 //!
 //! - *Own transactions.* When the launcher lists the databases, it receives in the server's
-//!   way, which forgets what other databases' messages said. That any were among them shows
-//!   in their number, and all databases count as changed in the epoch that is under way. So
-//!   it lists only when `pg_database` or the roles have changed, or a visit has failed, and
-//!   receives immediately before.
-//! - *A launcher that falls behind*, because it was stopped, is told to forget everything:
-//!   all have changed.
-//! - *A launcher that was started again* begins with all databases changed in the epoch that
-//!   it finds. No count covers more than that: only a launcher ends epochs. What is sent
-//!   before it is there to receive comes before the end of that epoch.
+//!   way, which forgets what other databases' messages said. Their number shows whether there
+//!   were any; if so, all databases count as changed in the epoch that is under way. So the
+//!   launcher lists only when `pg_database` or the roles have changed, or a visit has failed,
+//!   and receives immediately before.
+//! - *A launcher that falls behind*, because it was stopped, is told to forget everything: all
+//!   databases count as changed.
+//! - *A restarted launcher* begins with all databases changed in the epoch that it finds. No
+//!   count covers more than that, because only a launcher ends epochs. What is sent before it
+//!   is ready to receive comes before the end of that epoch.
 //! - *A crash of the server* leaves nothing: no rows and no epoch.
 //! - *A worker that died half-way* has covered what it had published by then. What it has
 //!   learned and not published makes no difference.
-//! - *A worker that leaves* while its database changes: what it has not covered, the
-//!   launcher receives as well.
-//! - *A database created by copying another*, which sends no message about its `pg_class`, is
-//!   a new row of `pg_database`, and was never counted.
-//! - *Renamed, or moved*: the row of `pg_database` is another version, which counts as a
-//!   change. *Dropped and created again* under the same name, it has another oid; if
-//!   somebody has given it the same one, it is another version at least.
+//! - *A worker that leaves* while its database changes: the launcher also receives what the
+//!   worker has not covered.
+//! - *A database created by copying another* sends no message about its `pg_class`, but it is a
+//!   new row of `pg_database`, and was never counted.
+//! - *Renamed, or moved*: the row of `pg_database` has another version, which counts as a
+//!   change. *Dropped and created again* under the same name, the database has another oid; if
+//!   it was given the same one, the row has another version at least.
 //! - *Rollbacks, prepared transactions, VACUUM FULL, standbys and promotion* are as in
 //!   [`crate::counter`]: visible first, sent second, to all processes at once.
 //!
-//! # Who is visited, and when
+//! # Which databases are visited, and when
 //!
-//! At a tick, all that have changed since their last count begin to wait; those that were
-//! never counted at once. There are at most `max_workers` visits at a time, the longest
-//! waiting first, while the [`crate::budget`] is not overdrawn. When others wait, a visiting
-//! worker leaves as soon as it has counted, so that none starves; and it waits for no lock
-//! for long (see [`session::visit`]). Of several workers, one at a time is for databases
-//! where that has failed lately. A database whose lock somebody holds keeps its place
-//! until that is gone, or takes long. One whose visit has failed is tried less and less
-//! often, until one succeeds; after half the time once the row of `pg_database` changes: its
-//! owner can have both happen as often as she likes.
+//! At a tick, all databases that have changed since their last count begin to wait; those that
+//! were never counted do so at once. There are at most `max_workers` visits at a time, the
+//! longest waiting first, while the [`crate::budget`] is not overdrawn. When others wait, a
+//! visiting worker leaves as soon as it has counted, so that none starves; and it never waits
+//! long for a lock (see [`session::visit`]). If there are several workers, one at a time is for
+//! databases where visits have failed lately. A database whose lock is held keeps its place
+//! until the lock is released, or has been held for long. A database whose visit has failed is
+//! tried less and less often, until a visit succeeds. If the row of `pg_database` changes, the
+//! wait is only halved: its owner can cause both at will.
 
 use crate::attempts::{Attempts, RESTART_INTERVAL, pause_after_failures};
 use crate::budget::{self, Income};
@@ -90,31 +89,31 @@ use std::time::{Duration, Instant};
 /// What `pg_stat_activity.backend_type` and the postmaster's log lines show.
 const LAUNCHER_TYPE: &str = "count relations launcher";
 
-/// The launcher looks at least this often: who falls behind in the queue of messages costs
-/// others time.
+/// The launcher looks at least this often: a process that falls behind in the message queue
+/// costs others time.
 const LONGEST_NAP: Duration = Duration::from_secs(1);
 
-/// How long all slots for workers may be somebody else's before that is worth a warning.
+/// How long others may occupy all worker slots before that is worth a warning.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A listing of the databases is followed by a pause of this many times its duration,
-/// whatever happens to them.
+/// A listing of the databases is followed by a pause of this many times its duration, whatever
+/// happens to the databases.
 const LISTING_REST_FACTOR: u32 = 20;
 
-/// How long after databases were left without a row to look for one again: rows come free
-/// when workers leave, too.
+/// How long after databases were left without a row to look for a free one again: rows also
+/// come free when workers leave.
 const ROW_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long after a visit that came to no census to send another for that.
+/// How long after a visit that did not get to a census to send another for that.
 const CENSUS_INTERVAL: Duration = Duration::from_secs(15);
 
-/// How long a database that is not counted any more is remembered.
+/// How long a database that is no longer counted is remembered.
 const MEMORY: Duration = Duration::from_secs(60);
 
-/// The name of the function where the postmaster starts it.
+/// The name of the function where the postmaster starts the launcher.
 const LAUNCHER_MAIN: &str = "count_relations_launcher_main";
 
-/// Registers the launcher; to be called from `_PG_init`.
+/// Registers the launcher. Must be called from `_PG_init`.
 pub fn register() {
     worker::builder(&format!("bgworker: {LAUNCHER_TYPE}"), LAUNCHER_TYPE)
         .set_function(LAUNCHER_MAIN)
@@ -122,8 +121,8 @@ pub fn register() {
         .load();
 }
 
-/// Warns if the server had no room for the launcher; to be called in the postmaster when
-/// all libraries are loaded.
+/// Warns if the server had no room for the launcher. Must be called in the postmaster after all
+/// libraries are loaded.
 pub fn warn_if_unregistered() {
     if registered_workers::arguments_of(LAUNCHER_MAIN).is_empty() {
         report::no_slot_for_launcher();
@@ -158,12 +157,12 @@ pub extern "C-unwind" fn count_relations_launcher_main(_argument: pg_sys::Datum)
         }
         let now = Instant::now();
         let is_due = cadence.is_due(now);
-        // What is right when everything has been received was right before.
+        // A count that is right once everything has been received was right at this time, too.
         let confirmed_at = clock::now();
         launcher.receive();
         launcher.follow_visits();
         launcher.listing_due |= match role_name {
-            // Who may connect to everything, whatever the roles.
+            // The bootstrap superuser may connect to everything, whatever the roles.
             None => inval::take_pg_database_change(),
             Some(_) => inval::take_access_change(),
         };
@@ -202,7 +201,7 @@ pub extern "C-unwind" fn count_relations_launcher_main(_argument: pg_sys::Datum)
     ));
 }
 
-/// What the launcher knows of a database that is to be counted.
+/// What the launcher knows about a database that is to be counted.
 struct Database {
     name: CString,
     version: (u32, u32, u16),
@@ -210,20 +209,20 @@ struct Database {
     row: Option<Row>,
     /// The epoch in which it last changed.
     changed_in: i64,
-    /// When it is to be visited for a census, if it is at rest.
+    /// When to visit it for a census, if it is at rest.
     census_due: Option<Instant>,
-    /// Its place among those that wait, if it does.
+    /// Its place in the queue, if it waits.
     place: Option<u64>,
-    /// The visit that is under way.
+    /// The visit that is under way, if any.
     visit: Option<Visit>,
     past: Past,
     report: Option<Report>,
 }
 
-/// What has become of visits to a database.
+/// The history of visits to a database.
 #[derive(Clone, Copy, Default)]
 struct Past {
-    /// How many have failed in a row, and when the last did.
+    /// How many visits have failed in a row, and when the last did.
     failures: usize,
     failed_at: Option<Instant>,
     /// No visit before this.
@@ -231,14 +230,14 @@ struct Past {
 }
 
 impl Past {
-    /// Takes notice of a visit that did nothing.
+    /// Records a visit that did nothing.
     fn fail(&mut self, now: Instant) {
         self.failures += 1;
         self.failed_at = Some(now);
         self.not_before = Some(now + pause_after_failures(self.failures));
     }
 
-    /// Takes notice of a visit to a database that is not to be counted any more, for now.
+    /// Records the end of a visit to a database that is not to be counted, for now.
     fn end_early(&mut self, has_counted: bool, now: Instant) {
         if has_counted {
             *self = Past::default();
@@ -248,7 +247,7 @@ impl Past {
         }
     }
 
-    /// Has the next visit be sooner, as somebody has changed something.
+    /// Makes the next visit come sooner, because something has changed.
     fn cut_short(&mut self) {
         if let Some(failed_at) = self.failed_at {
             let pause = pause_after_failures(self.failures) / 2;
@@ -257,20 +256,20 @@ impl Past {
     }
 }
 
-/// What is remembered for a while of a database that is not counted any more, so that one
-/// that comes and goes, as its owner likes, costs no more than one that fails.
+/// What is remembered for a while about a database that is no longer counted, so that one that
+/// comes and goes, as its owner likes, costs no more than one that fails.
 struct Departed {
     at: Instant,
     past: Past,
-    /// When it was last said that it is not counted any more.
+    /// When the log last said that it is no longer counted.
     said_at: Option<Instant>,
 }
 
 struct Visit {
     worker: DynamicWorker,
-    /// It has succeeded once the count covers more than this.
+    /// The visit has succeeded once the count covers more than this.
     changed_in: i64,
-    /// The database's version when it began.
+    /// The database's version when the visit began.
     version: (u32, u32, u16),
 }
 
@@ -280,34 +279,34 @@ struct Launcher {
     role: u32,
     /// The databases to count, by oid.
     databases: HashMap<u32, Database>,
-    /// Those that were counted a while ago, by oid.
+    /// Databases that were counted a while ago, by oid.
     departed: HashMap<u32, Departed>,
     /// Visits to those that are still under way.
     departing: Vec<(u32, DynamicWorker)>,
-    /// Whether they are to be listed again, and when at the earliest.
+    /// Whether to list the databases again, and when at the earliest.
     listing_due: bool,
     not_listed_before: Instant,
-    /// Those for which there was no row, and when that was last looked at.
+    /// Databases for which there was no row, and when the launcher last looked for one.
     rowless: BTreeSet<u32>,
     rows_sought_at: Option<Instant>,
-    /// Those whose count does not hold by itself, or has not been found to.
+    /// Databases whose count does not hold by itself, or has not been found to.
     restless: BTreeSet<u32>,
-    /// Those among them in which a worker is, or to which one is on its way.
+    /// Those among them that a worker is in or on its way to.
     visited: BTreeSet<u32>,
-    /// Those that wait for a worker, by their place.
+    /// Databases that wait for a worker, by their place.
     queue: BTreeMap<u64, u32>,
     /// The next place.
     place: u64,
-    /// Those at rest that are to be visited for a census, by when.
+    /// Databases at rest that are to be visited for a census, by time.
     censuses: BTreeSet<(Instant, u32)>,
-    /// How often somebody had asked for a census when that was last looked at.
+    /// How many requests for a census there had been at the last look.
     census_requests: i64,
-    /// The locks of databases that wait for a worker because somebody holds theirs.
+    /// The locks of databases that wait for a worker because another process holds the lock.
     locks: HashMap<u32, Watch>,
     income: Income,
-    /// Those whose visit has failed just now.
+    /// Databases whose visit has just failed.
     failed: Vec<u32>,
-    /// Since when there has been no slot for any worker of ours.
+    /// Since when no slot has been free for any worker of ours.
     out_of_slots_since: Option<Instant>,
     out_of_slots: Alarm,
     cannot_connect: Alarm,
@@ -342,7 +341,7 @@ impl Launcher {
         }
     }
 
-    /// Receives the messages that have been sent by now, and notes whose `pg_class` has changed.
+    /// Receives the messages sent so far, and notes whose `pg_class` has changed.
     fn receive(&mut self) {
         match sinval::receive() {
             Changed::All => self.touch_all(),
@@ -360,8 +359,8 @@ impl Launcher {
         }
     }
 
-    /// Notes that a database has changed in the epoch that is under way. Its row says from
-    /// now on what it has been told until then, and no more.
+    /// Notes that a database has changed in the epoch that is under way. From now on its row
+    /// says what it has been told so far, and no more.
     fn touch(&mut self, oid: u32) {
         let Some(database) = self.databases.get_mut(&oid) else {
             return;
@@ -374,8 +373,7 @@ impl Launcher {
         }
     }
 
-    /// Finds out when a database that is at rest is to be visited for a census, but not
-    /// before `earliest`.
+    /// Determines when to visit a database at rest for a census, but not before `earliest`.
     fn expect_census(&mut self, oid: u32, earliest: Instant) {
         let Some(database) = self.databases.get_mut(&oid) else {
             return;
@@ -403,7 +401,7 @@ impl Launcher {
         row.is_some_and(|row| row.read().requested > request)
     }
 
-    /// Has databases at rest be visited whose census is due, or is asked for.
+    /// Queues databases at rest for a visit if their census is due, or has been asked for.
     fn visit_for_census(&mut self, reloaded: bool, now: Instant) {
         let requests = registry::census_requests();
         if requests != self.census_requests || reloaded {
@@ -427,7 +425,7 @@ impl Launcher {
         }
     }
 
-    /// Finds out what became of visits that have ended.
+    /// Determines the outcome of visits that have ended.
     fn follow_visits(&mut self) {
         for oid in self.visited.iter().copied().collect::<Vec<_>>() {
             let Some(database) = self.databases.get_mut(&oid) else {
@@ -446,10 +444,11 @@ impl Launcher {
                 database.past = Past::default();
                 continue;
             }
-            // Perhaps it met another one.
+            // Perhaps it met another worker.
             if !known.left_at_ease && known.pid == 0 {
                 let said = database.past.failures > 0;
-                // One that met what has been changed since says nothing about what is now.
+                // A visit to a former version of the database says nothing about the current
+                // one.
                 if visit.version == database.version && !said {
                     self.failed.push(oid);
                 }
@@ -459,7 +458,7 @@ impl Launcher {
         }
     }
 
-    /// Whether a visit has failed that nothing has been said about: perhaps the database is
+    /// Whether a visit has failed and nothing has been logged about it: perhaps the database is
     /// gone.
     fn has_failures(&self) -> bool {
         !self.failed.is_empty()
@@ -473,14 +472,14 @@ impl Launcher {
         }
     }
 
-    /// Whether it is time to list the databases, as something has changed.
+    /// Whether it is time to list the databases, because something has changed.
     fn takes_listing(&mut self, now: Instant) -> bool {
         let takes = self.listing_due && now >= self.not_listed_before;
         self.listing_due &= !takes;
         takes
     }
 
-    /// Takes on what has become of the databases of the server.
+    /// Adopts a new list of databases.
     fn take_on(&mut self, listed: Vec<database_list::Database>, now: Instant) {
         let (listed, left_out): (Vec<_>, Vec<_>) = listed
             .into_iter()
@@ -543,7 +542,7 @@ impl Launcher {
         }
     }
 
-    /// Parts with databases that are not to be counted any more.
+    /// Drops databases that are not to be counted any more.
     fn part_with(&mut self, wanted: &HashSet<u32>, now: Instant) {
         self.departed
             .retain(|_, departed| now - departed.at < MEMORY);
@@ -565,14 +564,14 @@ impl Launcher {
         }
     }
 
-    /// Sees to it that all databases have a row, as long as there are some.
+    /// Gives every database a row, as long as there are free ones.
     fn take_rows(&mut self, now: Instant) {
         self.rows_sought_at = Some(now);
         let rowless: Vec<u32> = self.rowless.iter().copied().collect();
         for (oid, row) in Row::find_or_take_all(&rowless) {
             self.rowless.remove(&oid);
             if let Some(database) = self.databases.get_mut(&oid) {
-                // One that an earlier launcher knew may follow the header.
+                // A row that an earlier launcher knew may follow the header.
                 row.settle();
                 database.row = Some(row);
                 self.restless.insert(oid);
@@ -588,8 +587,8 @@ impl Launcher {
         }
     }
 
-    /// Ends the epoch, confirms at a tick those that have needed no worker all the time,
-    /// and finds out which others need none any more, and which wait for one.
+    /// Ends the epoch. At a tick, confirms the databases that have needed no worker all the
+    /// time. Determines which others no longer need one, and which wait for one.
     fn end_epoch(&mut self, now: Instant, confirmed_at: Option<i64>) {
         let is_due = confirmed_at.is_some();
         let is_over = |sought_at| now - sought_at >= ROW_INTERVAL;
@@ -604,7 +603,7 @@ impl Launcher {
             registry::confirm(confirmed_at);
         }
         self.departing.retain(|(_, worker)| !worker.has_ended());
-        // Between ticks, only what becomes of visits is of interest.
+        // Between ticks, only the results of visits matter.
         let looked_at = if is_due {
             &self.restless
         } else {
@@ -615,7 +614,7 @@ impl Launcher {
         }
     }
 
-    /// Finds out whether a database that is not known to need no worker needs one.
+    /// Determines whether a database needs a worker, unless it is known to need none.
     fn look_at(&mut self, oid: u32) {
         let Some(database) = self.databases.get_mut(&oid) else {
             return;
@@ -631,7 +630,7 @@ impl Launcher {
         }
         self.visited.remove(&oid);
         if known.database != oid {
-            // It went with a worker that had been told to leave.
+            // The row went with a worker that had been told to leave.
             database.row = None;
             self.restless.remove(&oid);
             self.dequeue(oid);
@@ -640,17 +639,17 @@ impl Launcher {
             database.past = Past::default();
             self.restless.remove(&oid);
             self.dequeue(oid);
-            // One that is due by now, the visit has not come to.
+            // If a census is due by now, the visit did not get to it.
             self.expect_census(oid, Instant::now() + CENSUS_INTERVAL);
         } else {
             self.enqueue(oid);
         }
     }
 
-    /// How many workers are in databases, or on their way.
+    /// How many workers are in databases or on their way.
     fn visits(&self) -> usize {
         let departing = self.departing.iter();
-        // Those that are wanted again have been counted.
+        // Those that are wanted again are in `visited`.
         let departing = departing.filter(|(oid, _)| !self.visited.contains(oid));
         self.visited.len() + departing.count()
     }
@@ -673,10 +672,10 @@ impl Launcher {
         }
     }
 
-    /// Reports the counts of databases that need no worker, as the workers do theirs.
+    /// Reports the counts of databases that need no worker, as workers report theirs.
     fn report(&mut self, is_due: bool, reloaded: bool) {
-        // If nothing but changes is asked for, there is something to say only if that was
-        // not so before, or there is another threshold.
+        // If only changes are logged, there is something to say only if that was different
+        // before, or if the threshold has changed.
         let all = settings::log_counts() == LogCounts::All;
         if !(is_due && all || reloaded && !all) {
             return;
@@ -695,8 +694,8 @@ impl Launcher {
         }
     }
 
-    /// Sends workers to those databases that have waited longest. Returns how long to wait
-    /// before there may be something to do again, but for what wakes the process up.
+    /// Sends workers to the databases that have waited longest. Returns how long to wait before
+    /// there may be something to do again, apart from events that wake the process up.
     fn send_workers(&mut self, now: Instant) -> Duration {
         self.income.pay(now);
         let mut nap = LONGEST_NAP;
@@ -736,7 +735,7 @@ impl Launcher {
                 waiting = Some(*place);
                 break;
             }
-            // One that is at rest is visited for a census.
+            // A database at rest is visited for a census.
             if self.restless.insert(*oid) {
                 row.settle();
             }
@@ -766,7 +765,7 @@ impl Launcher {
             let database = databases.get(oid);
             database.is_some_and(|database| database.place.is_some())
         });
-        // When fewer workers are allowed than there are, some have to go.
+        // When fewer workers are allowed than are running, some must leave.
         let too_many = self.visits() > max_workers;
         registry::set_somebody_waiting(waiting.is_some() || too_many);
         if waiting.is_some() && budget::is_overdrawn() {
@@ -781,8 +780,8 @@ impl Launcher {
         nap
     }
 
-    /// Warns if there has been no slot for any worker of ours for long; `first` is the place
-    /// of the first that waits for one.
+    /// Warns if no slot has been free for any worker of ours for long; `first` is the first
+    /// place in the queue.
     fn warn_of_shortage(&mut self, first: u64, now: Instant) {
         let since = *self.out_of_slots_since.get_or_insert(now);
         let waiting = || self.queue.range(first..).map(|(_, oid)| oid);
@@ -793,14 +792,14 @@ impl Launcher {
     }
 }
 
-/// Whether the visit to the database with this row has counted anything by now.
+/// Whether the visit to the database with this row has counted anything so far.
 fn has_counted(visit: &Visit, row: Option<Row>) -> bool {
     row.is_some_and(|row| row.read().covered > visit.changed_in)
 }
 
-/// Whether somebody holds the lock of a database: a worker would only wait, and fail
-/// in the end if the database goes. Not for ever: a worker that waits has its turn when
-/// the lock changes hands.
+/// Whether another process holds the lock of a database: a worker would only wait, and fail in
+/// the end if the database is dropped. Not forever: a worker that waits gets its turn when the
+/// lock changes hands.
 fn is_held(locks: &mut HashMap<u32, Watch>, database: u32) -> bool {
     let lock = locks.entry(database).or_insert_with(|| Watch::of(database));
     lock.is_held() && !lock.is_held_for_long()

@@ -1,24 +1,23 @@
 //! count_relations: a background worker that watches how many relations a
 //! PostgreSQL server holds.
 //!
-//! The rooms, in reading order:
+//! The modules, in reading order:
 //!
-//! - [`worker`]: one database's worker: its registration and the main loop.
-//!   Start here.
-//! - [`attempts`]: how often to try what fails.
+//! - [`worker`]: one database's worker: its registration and the main loop. Start here.
+//! - [`attempts`]: how often to retry after a failure.
 //! - [`cadence`]: when the next tick is due.
 //! - [`counter`]: how many relations there are, and whether to count again.
 //! - [`kept`]: the set of relations, for catalogs too large to be counted at every change.
 //! - [`census`]: which kinds, in which schemas, how bloated: seldom.
-//! - [`report`]: what the log says of it.
+//! - [`report`]: what the log says about the counts.
 //! - [`launcher`]: only for `databases = '*'`: one process that knows which databases have
-//!   changed, and sends workers to those.
+//!   changed, and sends workers to them.
 //! - [`budget`]: how much of a processor all these visits may use.
-//! - [`registry`]: shared memory: a row and a census a database.
+//! - [`registry`]: shared memory: a row and a census for each database.
 //! - [`views`]: what SQL sees of the registry.
 //! - [`settings`]: every `count_relations.*` setting.
-//! - [`server`]: the server's own facilities made safe. All `unsafe` is in there,
-//!   but for what exported symbols need.
+//! - [`server`]: the server's own facilities made safe. All `unsafe` is in there, except what
+//!   exported symbols need.
 //!
 //! Data flows one way: settings → (launcher →) worker → counter, census → (log line,
 //! registry) → views.
@@ -71,7 +70,7 @@ pub extern "C-unwind" fn _PG_init() {
     }
 }
 
-/// Called in the postmaster when it has loaded all libraries.
+/// Called in the postmaster after it has loaded all libraries.
 fn on_all_libraries_loaded() {
     match settings::databases() {
         settings::Databases::All => launcher::warn_if_unregistered(),
@@ -87,7 +86,7 @@ mod tests {
     include!("../tests/in_server.rs");
 }
 
-/// What `cargo pgrx test` asks for by this name.
+/// `cargo pgrx test` calls this by name.
 #[cfg(test)]
 pub mod pg_test {
     pub fn setup(_options: Vec<&str>) {}
@@ -95,7 +94,7 @@ pub mod pg_test {
     pub fn postgresql_conf_options() -> Vec<&'static str> {
         let mut options = vec![
             "shared_preload_libraries = 'count_relations'",
-            // pgrx's word for lines to print, for scripts/test.sh to read; it swallows others.
+            // pgrx's tag for lines to print, for scripts/test.sh to read; it swallows others.
             "log_line_prefix = '[%m] [%p] [%c]: TMSG: '",
         ];
         if std::env::var_os("DISCARD_CACHES").is_some() {

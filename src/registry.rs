@@ -1,36 +1,35 @@
 //! Shared memory: the latest count of every database.
 //!
-//! Each database has a row, keyed by its oid, which the view shows from its first count
-//! on. A row outlives the worker, and everybody reads it, from any database.
+//! Each database has a row, keyed by its oid, which the view shows from its first count on. A
+//! row outlives its worker, and every process can read it, from any database.
 //!
 //! # Who writes a row
 //!
-//! Counts are entered by the worker that is in the database, whose pid the row then has.
-//! Anybody changes the rest, one process at a time (see [`crate::server::shmem`]).
-//! Whoever makes a row, or frees it, keeps others from doing so meanwhile; a row with a pid
-//! is not freed but marked, and goes with its worker.
+//! Counts are entered by the worker that is in the database, whose pid is then in the row. Any
+//! process may change the rest, one at a time (see [`crate::server::shmem`]). A process that
+//! makes or frees a row keeps others from doing so meanwhile; a row with a pid is not freed but
+//! marked, and goes with its worker.
 //!
 //! # What confirms the rows of databases that don't change
 //!
-//! To write a thousand rows at each tick, only to say that nothing has changed, would cost
-//! the more the more databases there are. So such rows *follow* the header, which says when
-//! the launcher's latest tick was and how many there have been; `base` is how many of them
-//! a row has already taken into account. The launcher writes the header, and once it
-//! learns of a change of a database, it *settles* its row first: what the header said until
-//! then becomes the row's own, and it follows no more.
+//! Writing a thousand rows at each tick, only to say that nothing has changed, would cost more
+//! the more databases there are. So such rows *follow* the header, which says when the
+//! launcher's latest tick was and how many there have been; `base` is how many of them a row
+//! has already taken into account. The launcher writes the header. When it learns that a
+//! database has changed, it *settles* the database's row first: what the header said until then
+//! becomes the row's own, and the row no longer follows.
 //!
-//! A reader takes the header first and the row second, each as one update left it. Then a
-//! time that it shows was never too late, nor a mixture:
+//! A reader reads the header first and the row second, each as one update left it. Then the
+//! time that it shows is never too late, nor mixed from two states:
 //!
 //! - *The row follows.* When the header that was read was written, the launcher knew of no
-//!   change: otherwise it would have settled the row before, and the row would not follow
-//!   when read. (That it has been settled, visited and
-//!   made to follow again in between only makes the header older than the row: its ticks are
-//!   not beyond `base`, and count for nothing.)
+//!   change: otherwise it would have settled the row before, and the row would not follow when
+//!   read. (If the row has been settled, visited and made to follow again in between, the
+//!   header is older than the row: its ticks do not exceed `base`, and add nothing.)
 //! - *The row does not follow.* It speaks for itself.
-//! - *The row began to follow just now*, after a worker had counted. All that the launcher
-//!   had been told by then was covered by that count (see [`crate::launcher`]); `base` is
-//!   the number of ticks until then, so that only later ones count.
+//! - *The row began to follow just now*, after a worker had counted. That count covered all
+//!   that the launcher had been told by then (see [`crate::launcher`]); `base` is the number of
+//!   ticks until then, so that only later ones count.
 //!
 //! With a list of databases there is no launcher, and no row follows.
 
@@ -44,25 +43,25 @@ use std::collections::HashMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-/// What the log has said of a database, so that whoever counts next knows.
+/// What the log has said about a database, for the next process that counts it.
 #[derive(Clone, Copy, Default, PartialEq)]
 pub struct Said {
     /// The count that was logged last.
     pub last_logged: Option<i64>,
-    /// Whether it has been said that there are too many relations.
+    /// Whether the log has said that there are too many relations.
     pub warned: bool,
 }
 
 record! {
-/// What is known of a database. Times are the server's: microseconds since 2000-01-01 UTC.
+/// What is known about a database. Times are the server's: microseconds since 2000-01-01 UTC.
 #[derive(Clone, Copy, Default)]
 pub struct Known {
     /// The database's oid; 0 if the row is free.
     pub database: u32,
     pub relations: i64,
-    /// The latest tick, which confirmed the number; 0 before the first.
+    /// The time of the latest tick, which confirmed the number; 0 before the first.
     pub counted_at: i64,
-    /// When the number last became different, or was first counted.
+    /// When the number last changed, or was first counted.
     pub changed_at: i64,
     pub min_relations: i64,
     pub max_relations: i64,
@@ -70,16 +69,15 @@ pub struct Known {
     pub ticks: i64,
     /// Ticks that counted all relations.
     pub recounts: i64,
-    /// How long that took the last time, in microseconds.
+    /// How long the last such count took, in microseconds.
     pub last_count_us: i64,
     /// Since when minimum, maximum, ticks and recounts are kept.
     pub stats_since: i64,
     /// The worker that is there; 0 if there is none.
     pub pid: i32,
-    /// Whether the database is not to be counted any more, and the row goes with the
-    /// worker.
+    /// Whether the database is no longer to be counted; the row then goes with the worker.
     pub dismissed: bool,
-    /// Whether the worker that was there last left because it wanted to.
+    /// Whether the last worker left of its own accord.
     pub left_at_ease: bool,
     /// Whether the database may have changed since its latest census.
     pub stale: bool,
@@ -91,7 +89,7 @@ pub struct Known {
     follows: bool,
     /// How many of the header's ticks are in the row already.
     base: i64,
-    /// As in [`Said`], both.
+    /// Both as in [`Said`].
     last_logged: Option<i64>,
     warned: bool,
 }
@@ -130,7 +128,7 @@ impl Known {
         self.stats_since = now;
     }
 
-    /// Takes what the header says into the row, if it follows.
+    /// Merges what the header says into the row, if the row follows.
     fn take_in(&mut self, confirmed: Confirmed) {
         if self.follows && confirmed.ticks > self.base {
             self.counted_at = confirmed.at;
@@ -147,14 +145,14 @@ impl Known {
     }
 }
 
-/// A database's row, and its census.
+/// A database's row and its census.
 #[derive(Clone, Copy)]
 pub struct Row {
     known: &'static Record,
     census: &'static WideRecord,
 }
 
-/// The row that this process is the worker of, or would be.
+/// The row whose worker this process is, or would be.
 static OCCUPIED: OnceLock<Row> = OnceLock::new();
 
 impl Row {
@@ -163,12 +161,12 @@ impl Row {
         rows().find(|row| row.read().database == database)
     }
 
-    /// The row of `database`, which gets one if there is none. `None` if all are taken.
+    /// The row of `database`, which is given one if it has none. `None` if all are taken.
     pub fn find_or_take(database: u32) -> Option<Row> {
         Row::find_or_take_all(&[database]).remove(&database)
     }
 
-    /// As [`Row::find_or_take`], for many: those that are not in the result have no row.
+    /// As [`Row::find_or_take`], for many databases: those not in the result have no row.
     pub fn find_or_take_all(databases: &[u32]) -> HashMap<u32, Row> {
         exclusively(header().table, || {
             let mut free = Vec::new();
@@ -200,7 +198,7 @@ impl Row {
         })
     }
 
-    /// One that has never been anybody's.
+    /// A row that was never used.
     fn another() -> Option<Row> {
         let used = used();
         let known = records().get(1 + used)?;
@@ -209,11 +207,11 @@ impl Row {
         Some(Row { known, census })
     }
 
-    /// Makes this process the worker of `database`, whose row this is, until it exits, in
-    /// whatever way it does. Returns whether it was needed: there is no other, and the row
-    /// does not hold without one.
+    /// Makes this process the worker of `database`, whose row this is, until it exits, however
+    /// it exits. Returns whether it was needed: there is no other worker, and the row does not
+    /// hold without one.
     pub fn occupy(&self, database: u32) -> bool {
-        // A process has one row.
+        // A process has only one row.
         let _ = OCCUPIED.set(*self);
         call_at_exit(vacate);
         let pid = my_pid();
@@ -232,7 +230,7 @@ impl Row {
         Known::from_words(self.known.read())
     }
 
-    /// Enters what a tick found out, which covers `epoch`.
+    /// Enters the result of a tick, which covers `epoch`.
     pub fn observe(&self, tally: &Tally, epoch: i64) {
         let now = clock::now();
         self.update(|known| {
@@ -255,42 +253,42 @@ impl Row {
         });
     }
 
-    /// Enters that a census of `database`, whose row this is, is begun.
+    /// Records that a census of `database`, whose row this is, has begun.
     pub fn begin_census(&self, database: u32) {
         self.census.update(|words| History::begin(words, database));
     }
 
-    /// Enters that a census that was begun was put off.
+    /// Records that a census that had begun was put off.
     pub fn put_off_census(&self) {
         self.census.update(History::put_off);
     }
 
-    /// Enters a census, which has seen all that the latest tick had been told of.
+    /// Enters a census, which has seen everything that the latest tick had been told of.
     pub fn enter_census(&self, database: u32, census: &Census) {
         let census = census.to_words(database);
         self.census.update(|words| *words = census);
         self.update(|known| known.stale = false);
     }
 
-    /// What is known of the censuses of `database`, whose row this is.
+    /// What is known about the censuses of `database`, whose row this is.
     pub fn history(&self, database: u32) -> History {
         History::from_words(self.census.read(), database)
     }
 
-    /// What a warning says of the latest census, if there has been any.
+    /// What a warning says about the latest census, if there has been one.
     pub fn summary(&self, database: u32) -> Option<String> {
         let is_stale = self.read().stale;
         let latest = self.history(database).latest?;
         Some(latest.summary(is_stale))
     }
 
-    /// Has the row be ready for a worker, which may or may not leave at ease.
+    /// Prepares the row for a worker, which may or may not leave of its own accord.
     pub fn expect_worker(&self) {
         self.update(|known| known.left_at_ease = false);
     }
 
-    /// Has the row follow the header from now on, if nobody is there and its count covers
-    /// more than `epoch`. Returns whether it does.
+    /// Makes the row follow the header from now on, if no worker is there and its count covers
+    /// more than `epoch`. Returns whether it follows.
     pub fn follow(&self, epoch: i64) -> bool {
         let confirmed = confirmed();
         let mut follows = false;
@@ -304,7 +302,7 @@ impl Row {
         follows
     }
 
-    /// Has the row not follow the header any more.
+    /// Makes the row stop following the header.
     pub fn settle(&self) {
         let confirmed = confirmed();
         self.update(|known| {
@@ -322,7 +320,7 @@ impl Row {
     }
 }
 
-/// Enters that this process, if it is in a database, leaves because it wants to.
+/// Records that this process, if it is in a database, leaves of its own accord.
 pub fn leave_at_ease() {
     update_occupied(|known| known.left_at_ease = true);
 }
@@ -336,7 +334,7 @@ fn vacate() {
     });
 }
 
-/// Changes the row that this process is the worker of, if it is.
+/// Changes the row whose worker this process is, if there is one.
 fn update_occupied(change: impl FnOnce(&mut Known)) {
     if let Some(row) = OCCUPIED.get() {
         row.update(|known| {
@@ -347,8 +345,8 @@ fn update_occupied(change: impl FnOnce(&mut Known)) {
     }
 }
 
-/// Frees the rows of databases that are not to be counted any more; if a worker is there,
-/// it leaves when it next wakes up, and the row goes with it.
+/// Frees the rows of databases that are no longer to be counted. If a worker is there, it
+/// leaves when it next wakes up, and the row goes with it.
 pub fn retain(wanted: impl Fn(u32) -> bool) {
     exclusively(header().table, || {
         for row in rows() {
@@ -364,7 +362,7 @@ pub fn retain(wanted: impl Fn(u32) -> bool) {
     });
 }
 
-/// What the registry needs of shared memory for so many databases; `further` numbers come
+/// The shared memory that the registry needs for this many databases; `further` numbers come
 /// after its own.
 pub fn sizes(databases: usize, further: usize) -> Sizes {
     Sizes {
@@ -377,11 +375,11 @@ pub fn sizes(databases: usize, further: usize) -> Sizes {
 /// How many numbers in shared memory the registry needs.
 pub const NUMBERS: usize = 7;
 
-/// What is not of one database.
+/// What does not belong to one database.
 pub struct Header {
-    /// Whether somebody is making or freeing a row.
+    /// Whether a process is making or freeing a row.
     table: &'static AtomicI64,
-    /// How many rows have ever been somebody's: the first ones.
+    /// How many rows have ever been used: the first ones.
     used: &'static AtomicI64,
     epoch: &'static AtomicI64,
     waiting: &'static AtomicI64,
@@ -418,18 +416,18 @@ pub fn header() -> Header {
     }
 }
 
-/// The number of the launcher's reception of messages that is under way, or is next. A
-/// worker reads it *before* it receives its own; see [`crate::launcher`].
+/// The number of the launcher's current or next reception of messages. A worker reads it
+/// *before* it receives its own; see [`crate::launcher`].
 pub fn epoch() -> i64 {
     header().epoch.load(Ordering::SeqCst)
 }
 
-/// Ends the epoch: the launcher has received, and so can everybody from now on.
+/// Ends the epoch: the launcher has received, and all other processes can from now on.
 pub fn next_epoch() {
     header().epoch.fetch_add(1, Ordering::SeqCst);
 }
 
-/// Whether visits are to be short, as others wait.
+/// Whether visits must be short because others wait.
 pub fn is_somebody_waiting() -> bool {
     header().waiting.load(Ordering::Relaxed) != 0
 }
@@ -445,7 +443,7 @@ pub fn set_somebody_waiting(is_so: bool) {
 struct Confirmed {
     /// When the launcher's latest tick was.
     at: i64,
-    /// How many ticks of its there have been.
+    /// How many ticks the launcher has had.
     ticks: i64,
 }
 
@@ -454,7 +452,7 @@ fn confirmed() -> Confirmed {
     Confirmed { at, ticks }
 }
 
-/// Confirms all rows that follow the header: at the time `at`, their counts were right.
+/// Confirms all rows that follow the header: their counts were right at the time `at`.
 pub fn confirm(at: i64) {
     records()[0].update(|words| {
         words[0] = at;
@@ -462,17 +460,17 @@ pub fn confirm(at: i64) {
     });
 }
 
-/// Whether there are rows to look at: the library has been preloaded.
+/// Whether there are rows: the library has been preloaded.
 pub fn exists() -> bool {
     shmem::records().is_some_and(|records| !records.is_empty())
 }
 
-/// The header's, and those of databases.
+/// The header's record and those of databases.
 fn records() -> &'static [Record] {
     shmem::records().unwrap_or_default()
 }
 
-/// All that there is room for.
+/// All rows that there is room for.
 fn all_rows() -> impl Iterator<Item = Row> {
     let rows = records().iter().skip(1);
     let censuses = shmem::wide_records().unwrap_or_default();
@@ -480,7 +478,7 @@ fn all_rows() -> impl Iterator<Item = Row> {
         .map(|(known, census)| Row { known, census })
 }
 
-/// Those of databases, and free ones among them.
+/// The rows of databases, including free ones.
 fn rows() -> impl Iterator<Item = Row> {
     all_rows().take(used())
 }
@@ -499,8 +497,8 @@ pub fn counted() -> impl Iterator<Item = Known> {
     })
 }
 
-/// Starts minimum, maximum, ticks and recounts afresh, for one database or for all.
-/// Returns whether there was something to reset.
+/// Restarts minimum, maximum, ticks and recounts, for one database or for all. Returns whether
+/// there was something to reset.
 pub fn reset(database: Option<u32>) -> bool {
     let now = clock::now();
     let mut found = false;
@@ -528,12 +526,12 @@ pub fn censuses() -> impl Iterator<Item = (u32, Census)> {
     })
 }
 
-/// How often somebody has asked for a census.
+/// How many requests for a census there have been.
 pub fn census_requests() -> i64 {
     header().seen_requests.load(Ordering::Acquire)
 }
 
-/// Asks for a census of one database or of all. Returns whether there was one to ask for.
+/// Requests a census of one database or of all. Returns whether there was one to ask for.
 pub fn request_census(database: Option<u32>) -> bool {
     let request = header().requests.fetch_add(1, Ordering::Relaxed) + 1;
     let mut found = false;
@@ -546,7 +544,7 @@ pub fn request_census(database: Option<u32>) -> bool {
             }
         });
     }
-    // Whoever sees that, sees the rows.
+    // A reader that sees this also sees the rows.
     header().seen_requests.store(request, Ordering::Release);
     found
 }

@@ -1,4 +1,4 @@
-//! What the log says of the counts of a database.
+//! What the log says about the counts of a database.
 
 use crate::registry::Said;
 use crate::server::elog::Line;
@@ -7,12 +7,12 @@ use crate::worker::REST_FACTOR;
 use pgrx::prelude::*;
 use std::time::{Duration, Instant};
 
-/// The reporter of one database, which remembers what it, and others before it, have said.
+/// The reporter of one database, which remembers what it and its predecessors have said.
 #[derive(Default)]
 pub struct Report {
     pub said: Said,
-    /// A count and the line for it: formatting the same again would cost an idle tick
-    /// about as much as everything else that it does for us.
+    /// A count and the line for it: formatting it again would cost an idle tick about as much
+    /// as all the rest that it does for us.
     line: Option<(i64, Line)>,
 }
 
@@ -21,8 +21,8 @@ impl Report {
         Report { said, line: None }
     }
 
-    /// Logs the count of a tick, as `log_counts` and `warn_above` ask for; `census` is what a warning
-    /// takes its DETAIL from. Returns whether there is something new to remember.
+    /// Logs the count of a tick, as `log_counts` and `warn_above` ask for; a warning takes its
+    /// DETAIL from `census`. Returns whether there is something new to remember.
     pub fn tick(
         &mut self,
         database: &str,
@@ -53,7 +53,7 @@ impl Report {
         self.said != before
     }
 
-    /// Warns when the count rises above the threshold, and says when it is back.
+    /// Warns when the count rises above the threshold, and logs when it is back.
     fn compare(
         &mut self,
         database: &str,
@@ -94,7 +94,7 @@ fn too_many(database: &str, relations: i64, threshold: i64, census: Option<Strin
     warning.report(PgLogLevel::WARNING);
 }
 
-/// Says at DEBUG1 that the next count waits because the last one took long.
+/// Logs at DEBUG1 that the next count waits because the last one took long.
 pub fn rest(database: &str, rest: Duration) {
     log::debug!(
         "count relations worker for database \"{database}\" rests for {} ms after a count that took {} ms",
@@ -103,14 +103,14 @@ pub fn rest(database: &str, rest: Duration) {
     );
 }
 
-/// Says that the launcher could not have a database counted, and how it goes on.
+/// Logs that the launcher could not get a database counted, and how it goes on.
 pub fn visit_failed(database: &str) {
     log::info!(
         "could not count relations of database \"{database}\", which is tried again less and less often, at least every five minutes"
     );
 }
 
-/// Says that a database is not counted any more, though it is there.
+/// Logs that a database is no longer counted, though it exists.
 pub fn left_out(database: &str) {
     log::info!(
         "relations of database \"{database}\" are no longer counted, as it allows no connections or is a template"
@@ -202,9 +202,9 @@ fn some_of(databases: &[impl AsRef<str>]) -> String {
     }
 }
 
-/// Decides whether a number is worth another message: when it is not 0 any more, when it
-/// has doubled since it was last said, and, a minute after that at the soonest, when it had
-/// fallen to half meanwhile.
+/// Decides whether a number is worth another message: when it is no longer 0; when it has
+/// doubled since the last message; and, a minute after that at the earliest, when it had fallen
+/// to half meanwhile.
 #[derive(Default)]
 pub struct Alarm {
     said: usize,

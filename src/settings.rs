@@ -32,7 +32,7 @@ pub enum LogCounts {
 
 /// The databases to count.
 pub enum Databases {
-    /// Every one that can be connected to and is no template.
+    /// All that allow connections and are not templates.
     All,
     /// These, each once, in the order of the setting.
     Listed(Vec<CString>),
@@ -43,8 +43,8 @@ const LONGEST_NAPTIME_MS: i32 = 24 * 60 * 60 * 1_000;
 const MOST_DATABASES: i32 = 1_000_000;
 const MOST_WORKERS: i32 = 1_000;
 
-/// Defines all settings. A wrong value in the configuration raises an error,
-/// which keeps a starting server from starting.
+/// Defines all settings. A wrong value in the configuration raises an error, which keeps the
+/// server from starting.
 pub fn define() {
     define_strictly(c"count_relations.naptime", |name| {
         GucRegistry::define_int_guc(
@@ -197,7 +197,7 @@ fn empty_name() -> Refusal {
     }
 }
 
-/// Whether there is nothing before, between or after the commas of a list.
+/// Whether a name before, between or after the commas of a list is missing.
 fn has_empty_name(list: &[u8]) -> bool {
     let mut quoted = false;
     let mut names = list.split(|byte| {
@@ -207,7 +207,7 @@ fn has_empty_name(list: &[u8]) -> bool {
     names.any(|name| name.trim_ascii().is_empty())
 }
 
-/// Time from one count to the next.
+/// The time from one count to the next.
 pub fn naptime() -> Duration {
     Duration::from_millis(NAPTIME.get().unsigned_abs().into())
 }
@@ -230,7 +230,7 @@ pub fn warn_above() -> Option<i64> {
 /// The databases to count.
 pub fn databases() -> Databases {
     let value = DATABASES.get().unwrap_or_default();
-    // The check hook has let through nothing else.
+    // The check hook lets nothing else through.
     parse_databases(&value).unwrap_or(Databases::Listed(Vec::new()))
 }
 
@@ -239,7 +239,7 @@ pub fn role() -> Option<CString> {
     ROLE.get().filter(|role| !role.is_empty())
 }
 
-/// The least time from one census of a database to the next; `None` if there is to be none.
+/// The minimum time from one census of a database to the next; `None` if none are taken.
 pub fn census_naptime() -> Option<Duration> {
     let milliseconds = CENSUS_NAPTIME.get().unsigned_abs();
     (milliseconds > 0).then(|| Duration::from_millis(milliseconds.into()))
@@ -255,7 +255,7 @@ pub fn max_workers() -> usize {
     MAX_WORKERS.get().unsigned_abs() as usize
 }
 
-/// Takes over what changed in the configuration files.
+/// Applies changes of the configuration files.
 pub fn reload() {
     reload_configuration();
 }

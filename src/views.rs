@@ -1,4 +1,4 @@
-//! What SQL sees of the registry; the objects themselves are made in `sql/`.
+//! What SQL sees of the registry; the objects themselves are created in `sql/`.
 
 use crate::census::{CATALOGS, Census};
 use crate::registry;
@@ -8,9 +8,9 @@ use crate::settings::{self, Databases};
 use pgrx::prelude::*;
 use std::ffi::CStr;
 
-/// The rows of the view. `datname` is null if there is no such database (any more). It is
-/// bytes, as a name may be in any encoding, which a Rust string may not; SQL takes them
-/// for a `text`, which is laid out as a `bytea` is.
+/// The rows of the view. `datname` is null if the database does not exist (any more). It is
+/// passed as bytes, because a name may be in any encoding and a Rust string may not; SQL takes
+/// the bytes for a `text`, which has the same layout as a `bytea`.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)] // a row type, which pgrx wants to see here
 fn relation_counts() -> TableIterator<
@@ -56,7 +56,7 @@ fn relation_counts() -> TableIterator<
     }))
 }
 
-/// The rows of the view of kinds; names as in [`relation_counts`], and in the views below.
+/// The rows of the view of kinds; names as in [`relation_counts`], here and in the views below.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)] // a row type, which pgrx wants to see here
 fn relation_counts_by_kind() -> TableIterator<
@@ -155,7 +155,7 @@ fn relation_catalogs() -> TableIterator<
     }))
 }
 
-/// What `rows` makes of the census of each database that is counted.
+/// Applies `rows` to the census of each database that is counted.
 fn of_censuses<R>(
     rows: impl Fn(pg_sys::Oid, Option<Vec<u8>>, &Census) -> Vec<R>,
 ) -> std::vec::IntoIter<R> {
@@ -171,8 +171,8 @@ fn of_censuses<R>(
     all.into_iter()
 }
 
-/// Whether a database that has a row is still counted. What is on a list is a name, and the
-/// database that had it may have got another one.
+/// Whether a database that has a row is still counted. A list contains names, and the database
+/// that had a name may have been renamed.
 fn is_counted(databases: &Databases, name: Option<&[u8]>) -> bool {
     match (databases, name) {
         (Databases::Listed(names), Some(name)) => {
@@ -182,25 +182,24 @@ fn is_counted(databases: &Databases, name: Option<&[u8]>) -> bool {
     }
 }
 
-/// Restarts minimum, maximum, ticks, recounts and the time they are kept since, for
-/// the database `datname`, or for all if it is null. Raises an ERROR if there is no
-/// such database, or if it is not being counted.
+/// Restarts minimum, maximum, ticks, recounts and `stats_since`, for the database `datname`, or
+/// for all if it is null. Raises an ERROR if there is no such database, or if it is not being
+/// counted.
 ///
-/// The argument is a `name`, which is laid out as a C string is.
+/// The argument is a `name`, which has the same layout as a C string.
 #[pg_extern(sql = false)]
 fn relation_counts_reset(datname: Option<&CStr>) {
     of_one_or_all(datname, registry::reset);
 }
 
-/// Asks for a census of the database `datname`, or of all if it is null, and does not wait
-/// for it. Raises an ERROR as [`relation_counts_reset`] does.
+/// Requests a census of the database `datname`, or of all if it is null, and does not wait for
+/// it. Raises an ERROR as [`relation_counts_reset`] does.
 #[pg_extern(sql = false)]
 fn relation_counts_census(datname: Option<&CStr>) {
     of_one_or_all(datname, registry::request_census);
 }
 
-/// Has `action`, which says whether there was anything to do, be done for one database, or
-/// for all.
+/// Runs `action`, which returns whether there was anything to do, for one database or for all.
 fn of_one_or_all(datname: Option<&CStr>, action: fn(Option<u32>) -> bool) {
     require_preloaded("count_relations", registry::exists());
     if !action(datname.map(database_oid))

@@ -1,12 +1,11 @@
 //! One database's worker: its registration and the main loop.
 //!
-//! Whenever a worker can't go on, it says why and exits, and its supervisor (the
-//! postmaster; with `databases = '*'` the launcher) starts a new one. Nothing is
-//! retried in here, and nothing needs to be cleaned up.
+//! Whenever a worker can't go on, it says why and exits, and its supervisor (the postmaster;
+//! with `databases = '*'` the launcher) starts a new one. Nothing is retried in here, and
+//! nothing needs to be cleaned up.
 //!
-//! A worker that the postmaster started stays. One that the launcher started is on a
-//! visit, because its database has changed: it does the same, and has one reason more to
-//! leave.
+//! A worker that the postmaster started stays. One that the launcher started is on a visit,
+//! because its database has changed: it does the same, but has one more reason to leave.
 
 use crate::attempts::{Attempts, RESTART_INTERVAL};
 use crate::budget;
@@ -37,15 +36,15 @@ const WORKER_MAIN: &str = "count_relations_worker_main";
 /// What `pg_stat_activity.application_name` shows.
 pub const APPLICATION_NAME: &CStr = c"count_relations";
 
-/// A count is followed by a pause of at least this many times its duration, so
-/// that a worker is busy for a tenth of the time at most.
+/// A count is followed by a pause of at least this many times its duration, so that a worker is
+/// busy for at most a tenth of the time.
 pub const REST_FACTOR: u32 = 9;
 
-/// A visit ends when nothing has changed for so long.
+/// A visit ends when nothing has changed for this long.
 const CALM: Duration = Duration::from_secs(5);
 
-/// What all our processes have in common. They start as soon as the server has
-/// consistent data, on a hot standby too, and stay through promotion.
+/// What all our processes have in common. They start as soon as the server has consistent data,
+/// on a hot standby too, and stay through promotion.
 pub fn builder(name: &str, process_type: &str) -> BackgroundWorkerBuilder {
     const LONGEST_NAME: usize = pg_sys::BGW_MAXLEN as usize - 1;
     BackgroundWorkerBuilder::new(&name[..name.floor_char_boundary(LONGEST_NAME)])
@@ -55,11 +54,11 @@ pub fn builder(name: &str, process_type: &str) -> BackgroundWorkerBuilder {
         .set_start_time(BgWorkerStartTime::ConsistentState)
 }
 
-/// Registers a worker for each of the databases; to be called from `_PG_init`.
+/// Registers a worker for each of the databases. Must be called from `_PG_init`.
 pub fn register_all(databases: &[CString]) {
     for (index, database) in databases.iter().enumerate() {
-        // `ps` shows the name. It has not started with "bgworker: " by itself
-        // since PostgreSQL 11, but people look for it.
+        // `ps` shows the name. Since PostgreSQL 11 the server no longer prefixes it with
+        // "bgworker: ", but people look for it.
         let name = match databases {
             [_] => format!("bgworker: {WORKER_TYPE}"),
             _ => format!("bgworker: {WORKER_TYPE} {}", database.to_string_lossy()),
@@ -72,8 +71,8 @@ pub fn register_all(databases: &[CString]) {
     }
 }
 
-/// Warns if the server had no room for all of the workers; to be called in the postmaster
-/// when all libraries are loaded, as others take slots, too.
+/// Warns if the server had no room for all workers. Must be called in the postmaster after all
+/// libraries are loaded, because others take slots, too.
 pub fn warn_of_unregistered(databases: &[CString]) {
     let registered = registered_workers::arguments_of(WORKER_MAIN);
     let unregistered = databases
@@ -86,7 +85,7 @@ pub fn warn_of_unregistered(databases: &[CString]) {
     report::out_of_slots(&names, databases.len());
 }
 
-/// Sends a worker to a database, on the launcher's behalf, which is told when it
+/// Sends a worker to a database on behalf of the launcher, which is notified when the worker
 /// has started and when it has exited. `None` if all worker slots are taken.
 pub fn launch(database: u32, role: u32, name: &CStr) -> Option<DynamicWorker> {
     let name = name.to_string_lossy();
@@ -106,8 +105,8 @@ pub fn launch(database: u32, role: u32, name: &CStr) -> Option<DynamicWorker> {
     )
 }
 
-/// Where the postmaster starts a worker of a list: `index` is its database's place
-/// in `count_relations.databases`.
+/// Where the postmaster starts a worker of a list: `index` is the position of its database in
+/// `count_relations.databases`.
 #[allow(unsafe_code)]
 #[unsafe(no_mangle)]
 #[pg_guard]
@@ -129,8 +128,8 @@ pub extern "C-unwind" fn count_relations_worker_main(index: pg_sys::Datum) {
     ));
 }
 
-/// Where the postmaster starts a worker for the launcher: `argument` is what
-/// [`launch`] made of the database's and the role's oid.
+/// Where the postmaster starts a worker for the launcher: [`launch`] made `argument` from the
+/// oids of the database and the role.
 #[allow(unsafe_code)]
 #[unsafe(no_mangle)]
 #[pg_guard]
@@ -166,9 +165,9 @@ type Reason = &'static str;
 
 /// How long a worker stays.
 enum Stay {
-    /// Until there is no other way: one that the postmaster has started.
+    /// As long as it can: a worker that the postmaster has started.
     ForGood(Attempts),
-    /// For as long as its database keeps changing, and nobody waits: one that the launcher
+    /// As long as its database keeps changing and no other waits: a worker that the launcher
     /// has sent.
     Visit {
         last_change: Instant,
@@ -189,7 +188,7 @@ impl Stay {
     fn affords_count(&self) -> bool {
         match self {
             Stay::ForGood(_) => true,
-            // The launcher has seen to it that there is some for the first.
+            // The launcher has made sure that there is enough for the first.
             Stay::Visit { has_counted, .. } => !has_counted || !budget::is_overdrawn(),
         }
     }
@@ -198,7 +197,7 @@ impl Stay {
     fn affords_census(&self) -> bool {
         match self {
             Stay::ForGood(_) => true,
-            // The first count may have taken all that there was.
+            // The first count may have used up all there was.
             Stay::Visit {
                 has_counted,
                 has_taken_census,
@@ -207,7 +206,7 @@ impl Stay {
         }
     }
 
-    /// Takes notice of a census.
+    /// Records that a census was taken.
     fn took_census(&mut self) {
         if let Stay::Visit {
             has_taken_census, ..
@@ -218,7 +217,7 @@ impl Stay {
         }
     }
 
-    /// Takes notice of a tick, which had to count or not.
+    /// Records a tick, and whether it had to count.
     fn ticked(&mut self, counted: bool, now: Instant) {
         match self {
             Stay::ForGood(attempts) => attempts.succeed(),
@@ -236,14 +235,14 @@ impl Stay {
         }
     }
 
-    /// Takes notice of a count that was put off.
+    /// Records that a count was put off.
     fn put_off(&mut self, now: Instant) {
         if let Stay::Visit { last_change, .. } = self {
             *last_change = now;
         }
     }
 
-    /// Why the worker is not needed here any more, if it is not.
+    /// Why the worker is no longer needed here, if so.
     fn is_over(&self, now: Instant) -> Option<Reason> {
         let Stay::Visit {
             last_change,
@@ -263,8 +262,8 @@ impl Stay {
     }
 }
 
-/// The row of a database of the list. Those of databases that had a name of the list
-/// once are given up for it if need be: there is one for each name.
+/// The row of a database of the list. If necessary, the rows of databases that no longer have a
+/// name of the list are freed for it: there is one row for each name.
 fn row_of_listed(database: u32, names: &[CString]) -> Result<Row, Reason> {
     Row::find_or_take(database)
         .or_else(|| {
