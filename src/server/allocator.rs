@@ -1,10 +1,9 @@
 //! Running out of memory.
 //!
-//! When Rust's allocator has no memory left, it aborts the process, and a server
-//! process that aborts takes all others with it: the postmaster has to assume that
-//! shared memory is damaged. PostgreSQL's own way out is an ERROR, but that would
-//! unwind through code that is not prepared for it; so here it is a FATAL, which
-//! costs this process and nothing else.
+//! When Rust's allocator runs out of memory, it aborts the process, and a server process that
+//! aborts takes all others with it: the postmaster has to assume that shared memory is damaged.
+//! PostgreSQL itself would raise an ERROR, but that would unwind through code that is not
+//! prepared for it. So here it is a FATAL, which costs only this process.
 
 use pgrx::pg_sys;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -23,8 +22,8 @@ struct ServerAllocator;
 #[global_allocator]
 static ALLOCATOR: ServerAllocator = ServerAllocator;
 
-// SAFETY: the system's allocator, but for a null result, which is never returned:
-// the process ends instead. That is not unwinding, which an allocator may not do.
+// SAFETY: the system's allocator, except for a null result, which is never returned: the
+// process ends instead. That is not unwinding, which an allocator may not do.
 unsafe impl GlobalAlloc for ServerAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as the caller promises.

@@ -1,5 +1,5 @@
-//! What the server's statistics show of this process
-//! (`utils/activity/backend_status.c`, `pgstat.c`).
+//! What the server's statistics show about this process (`utils/activity/backend_status.c`,
+//! `pgstat.c`).
 
 use pgrx::pg_sys;
 use std::ffi::CStr;
@@ -29,8 +29,8 @@ pub fn waiting(what: &CStr) {
     unsafe { pg_sys::set_ps_display(what.as_ptr()) };
 }
 
-/// What the process has counted of its own table scans and transactions, on its way
-/// to `pg_stat_sys_tables` and `pg_stat_database`.
+/// What the process has counted of its own table scans and transactions, not yet sent to
+/// `pg_stat_sys_tables` and `pg_stat_database`.
 #[derive(Default)]
 pub struct Statistics {
     /// When to send what was held back.
@@ -38,11 +38,10 @@ pub struct Statistics {
 }
 
 impl Statistics {
-    /// To be called now and then outside transactions, and with `transaction_ended` after
-    /// those whose statistics should not wait for the next. The
-    /// server holds back what comes less than a second after the last time and says
-    /// when to insist, which client backends do too (PostgresMain() in
-    /// `tcop/postgres.c`).
+    /// Must be called now and then outside transactions, and with `transaction_ended` after
+    /// those whose statistics should not wait for the next. The server holds back reports made
+    /// less than a second after the last one and says when to insist, as client backends do too
+    /// (PostgresMain() in `tcop/postgres.c`).
     pub fn report(&mut self, transaction_ended: bool, now: Instant) {
         let overdue = self.held_back_until.is_some_and(|due| now >= due);
         if transaction_ended || overdue {
@@ -51,7 +50,7 @@ impl Statistics {
     }
 
     fn send(&mut self, insist: bool, now: Instant) {
-        // SAFETY: asks only for being outside a transaction, which it asserts.
+        // SAFETY: only requires being outside a transaction, which it asserts.
         let milliseconds = unsafe { pg_sys::pgstat_report_stat(insist) } as u64;
         self.held_back_until =
             (milliseconds > 0).then(|| now + Duration::from_millis(milliseconds));

@@ -1,14 +1,15 @@
-//! The locks that looking at a catalog's size takes (`utils/adt/dbsize.c`).
+//! The locks taken by looking at a catalog's size (`utils/adt/dbsize.c`).
 
 use pgrx::pg_sys;
 
 pub const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
 
-/// Takes AccessShareLock, as [`try_lock_with_indexes`] does, on what filling the relation
-/// cache reads, but for `pg_class` (`RelationBuildTupleDesc()` and `RelationGetIndexList()`
-/// in `utils/cache/relcache.c`): to be called before it, as it would wait for these.
+/// Takes AccessShareLock, as [`try_lock_with_indexes`] does, on the catalogs that filling the
+/// relation cache reads, except `pg_class` (`RelationBuildTupleDesc()` and
+/// `RelationGetIndexList()` in `utils/cache/relcache.c`). Must be called before that function,
+/// which would wait for these locks.
 pub fn try_lock_of_cache() -> bool {
-    // By constants, as in super::relation_lock, and the tables before their indexes.
+    // By constants, as in super::relation_lock, and tables before their indexes.
     let relations = [
         pg_sys::AttributeRelationId.to_u32(),
         pg_sys::AttributeRelidNumIndexId,
@@ -22,9 +23,9 @@ pub fn try_lock_of_cache() -> bool {
     })
 }
 
-/// Takes AccessShareLock on the catalog `relation`, its indexes, its TOAST table and that
-/// one's index, and keeps them until the end of the transaction, if that can be had without
-/// waiting. Returns whether it could. To be called within a transaction.
+/// Takes AccessShareLock on the catalog `relation`, its indexes, its TOAST table and the TOAST
+/// table's index, and keeps the locks until the end of the transaction, if it can get them
+/// without waiting. Returns whether it could. Must be called within a transaction.
 pub fn try_lock_with_indexes(relation: pg_sys::Oid) -> bool {
     // SAFETY: within a transaction, whose resource owner remembers the locks. A catalog is
     // never dropped, so it is there once it is locked, and its relcache entry is valid while

@@ -1,19 +1,19 @@
-//! Reading a catalog row by row (`access/index/genam.c`), without the parser and the planner,
+//! Reads a catalog row by row (`access/index/genam.c`), without the parser and the planner,
 //! which look up, and keep in memory, much that a process needs for nothing else.
 //!
-//! To be called within [`super::transaction::with_snapshot`], whose snapshot says which rows
-//! there are. Whoever reads all rows reads the table itself, whatever state its indexes are in.
+//! Must be called within [`super::transaction::with_snapshot`], whose snapshot determines which
+//! rows there are. Reading all rows reads the table itself, whatever state its indexes are in.
 
 use super::catalog_lock::LOCK;
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
-/// What a row of `pg_class` says of a relation.
+/// What a row of `pg_class` says about a relation.
 pub struct Relation {
     pub oid: u32,
     /// Its schema's oid.
     pub schema: u32,
-    /// As in `pg_class`, all three.
+    /// All three as in `pg_class`.
     pub relkind: u8,
     pub relpersistence: u8,
     pub relispartition: bool,
@@ -79,9 +79,9 @@ unsafe fn for_each_row<T>(catalog: pg_sys::Oid, mut visit: impl FnMut(&T)) {
 }
 
 /// Calls `visit` for each of the `oids`, with whether the snapshot sees a row of `pg_class`
-/// that has it, for as long as `visit` returns true. The row is found as the relation cache
-/// finds it (`ScanPgRelation()` in `utils/cache/relcache.c`): by way of the index, in which it
-/// takes the longer the more dead versions of the row there are.
+/// with that oid, for as long as `visit` returns true. The row is found as the relation cache
+/// finds it (`ScanPgRelation()` in `utils/cache/relcache.c`): through the index, which takes
+/// longer the more dead versions of the row there are.
 pub fn look_up<'a>(
     oids: impl IntoIterator<Item = &'a u32>,
     mut visit: impl FnMut(u32, bool) -> bool,
@@ -111,7 +111,7 @@ pub fn look_up<'a>(
     }
 }
 
-/// How many pages `pg_class` has, of whatever is in them.
+/// How many pages `pg_class` has, whatever they contain.
 pub fn pages_of_pg_class() -> u32 {
     // SAFETY: as in for_each_row(); the main fork is always there.
     unsafe {

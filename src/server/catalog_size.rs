@@ -1,21 +1,21 @@
 //! What the server's statistics (`utils/adt/pgstatfuncs.c`) and the file system
-//! (`utils/adt/dbsize.c`) have of a catalog, from the functions that SQL calls, too.
+//! (`utils/adt/dbsize.c`) say about a catalog, from the functions that SQL calls, too.
 
 use pgrx::{IntoDatum, direct_function_call, pg_sys};
 
-/// How many rows there are and have been, as the statistics have it, all 0 if there are none;
-/// and how many bytes it takes.
+/// How many rows there are and have been, according to the statistics, all 0 if there are none;
+/// and how many bytes the catalog takes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Figures {
     pub live_rows: i64,
     pub dead_rows: i64,
     pub rows_inserted: i64,
     pub rows_deleted: i64,
-    /// With indexes and TOAST.
+    /// Including indexes and TOAST.
     pub total_bytes: i64,
 }
 
-/// To be called within a transaction, with the locks of
+/// Must be called within a transaction, with the locks of
 /// [`super::catalog_lock::try_lock_with_indexes`].
 pub fn figures_of(catalog: pg_sys::Oid) -> Figures {
     let call = |function| {
@@ -33,13 +33,13 @@ pub fn figures_of(catalog: pg_sys::Oid) -> Figures {
     }
 }
 
-/// Has the relation cache forget a catalog and its indexes, which nothing else that the
-/// process does may need, so that they take no memory for good.
+/// Makes the relation cache forget a catalog and its indexes, which the process may need for
+/// nothing else, so that they do not take memory permanently.
 pub fn forget(catalog: pg_sys::Oid) {
     const NO_LOCK: pg_sys::LOCKMODE = pg_sys::NoLock as pg_sys::LOCKMODE;
-    // SAFETY: within the transaction that holds the locks of figures_of(). What nobody has
+    // SAFETY: within the transaction that holds the locks of figures_of(). An entry that is not
     // open may be forgotten at any time (RelationCacheInvalidateEntry() in
-    // utils/cache/relcache.c), and is built again when needed; what is nailed stays.
+    // utils/cache/relcache.c), and is rebuilt when needed; nailed entries stay.
     unsafe {
         let opened = pg_sys::relation_open(catalog, NO_LOCK);
         let indexes = pgrx::PgList::<pg_sys::Oid>::from_pg(pg_sys::RelationGetIndexList(opened));

@@ -10,17 +10,17 @@ const POSTGRES_EPOCH: Duration = {
     Duration::from_secs(days as u64 * 24 * 60 * 60)
 };
 
-/// The time now, in the server's terms: microseconds since 2000-01-01 UTC. 0 if the
-/// clock is set to before that.
+/// The current time as the server has it: microseconds since 2000-01-01 UTC. 0 if the clock is
+/// set to before that.
 pub fn now() -> i64 {
     let time = SystemTime::now().duration_since(UNIX_EPOCH + POSTGRES_EPOCH);
     time.unwrap_or_default().as_micros() as i64
 }
 
-/// How much of a processor this process has used since it was started (clock(3), which is
-/// in millionths of a second on every POSIX system).
+/// How much processor time this process has used since it started (clock(3), which counts
+/// millionths of a second on every POSIX system).
 pub fn processor_time() -> Duration {
-    // SAFETY: clock() asks for nothing.
+    // SAFETY: clock() has no preconditions.
     unsafe extern "C" {
         safe fn clock() -> c_long;
     }

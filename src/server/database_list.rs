@@ -1,9 +1,8 @@
 //! The databases of the server (`catalog/pg_database.h`).
 //!
-//! `pg_database` is a shared catalog, which a process without a database of its own
-//! can read, but not with SQL: for that it would need the catalogs of a database.
-//! So this scans it directly, as `get_database_list()` in `postmaster/autovacuum.c`
-//! does.
+//! `pg_database` is a shared catalog. A process without a database of its own can read it, but
+//! not with SQL, which would need the catalogs of a database. So this scans it directly, as
+//! `get_database_list()` in `postmaster/autovacuum.c` does.
 
 use super::role::has_privilege_to_connect;
 use super::transaction::transaction;
@@ -16,22 +15,22 @@ pub struct Database {
     pub is_template: bool,
     /// Whether the database can be connected to.
     pub allows_connections: bool,
-    /// Whether the role that was asked for has the privilege to connect.
+    /// Whether the requested role has the privilege to connect.
     pub may_connect: bool,
-    /// What becomes another whenever somebody changes the row: who made it as it is, and
-    /// where it is.
+    /// Differs after every change of the row: the transaction that wrote this version of it,
+    /// and where the version is.
     pub version: (u32, u32, u16),
 }
 
-/// The databases that allow connections, as the role with the oid `role` (0 for the
-/// bootstrap superuser) finds them.
+/// The databases that allow connections, as seen by the role with the oid `role` (0 for the
+/// bootstrap superuser).
 pub fn databases(role: u32) -> Vec<Database> {
     let mut databases = all_databases(role);
     databases.retain(|database| database.allows_connections);
     databases
 }
 
-/// As [`databases`], those that allow no connections, too.
+/// As [`databases`], but includes those that allow no connections.
 pub fn all_databases(role: u32) -> Vec<Database> {
     transaction(|| {
         let mut databases = Vec::new();
@@ -98,8 +97,8 @@ pub fn database_oid(name: &CStr) -> u32 {
     unsafe { pg_sys::get_database_oid(name.as_ptr(), false) }.to_u32()
 }
 
-/// The name of the database with this oid, as its catalog has it. `None` if there is none.
-/// To be called within a transaction.
+/// The name of the database with this oid, as its catalog has it. `None` if there is none. Must
+/// be called within a transaction.
 pub fn database_name(oid: u32) -> Option<Vec<u8>> {
     // SAFETY: a catalog look-up within the caller's transaction. The name, a palloc'd C
     // string unless it is null, is copied.

@@ -1,4 +1,4 @@
-//! Does somebody want this database to itself?
+//! Does a command need this database to itself?
 //!
 //! `DROP DATABASE`, `ALTER DATABASE … RENAME TO` and `… SET TABLESPACE` lock the
 //! database object in AccessExclusiveLock, `CREATE DATABASE … TEMPLATE` locks its
@@ -8,56 +8,54 @@
 //! fail.
 //!
 //! Connecting takes RowExclusiveLock on the database object (`InitPostgres()` in
-//! `utils/init/postinit.c`), the weakest lock that conflicts with both. So whoever
-//! holds a lock that conflicts with that one keeps others from connecting, and may be
-//! waiting for us to leave. Whoever still waits for the lock does not: we hold none.
+//! `utils/init/postinit.c`), the weakest lock that conflicts with both. So a process that holds
+//! a lock conflicting with that one keeps others from connecting, and may be waiting for us to
+//! leave. A process that still waits for the lock is not waiting for us: we hold none.
 //!
 //! But the commands take their lock *before* they check permissions (`dropdb()`,
-//! `RenameDatabase()`, `movedb()` and `createdb()` in `commands/dbcommands.c`), so that
-//! any role that can log in holds it for a moment, with a command that is refused, as
-//! often as it likes. A command that goes ahead holds it all the time. So we leave for
-//! a transaction that is seen to hold the lock at each of several looks. Two would tell
-//! commands apart, each of which has a transaction of its own, but not the turns of a
-//! PL/pgSQL loop that catches its errors. Nor do we leave for whoever has no right to the
-//! database, as a refusal can be made to take long: the lock is kept until the error has
-//! been logged and sent. (The price is a function with its owner's rights that renames a
-//! database for somebody who may not: that fails after five seconds.) And who keeps the
-//! lock because nobody reads what he has to say does not wait for us either.
+//! `RenameDatabase()`, `movedb()` and `createdb()` in `commands/dbcommands.c`). So any role
+//! that can log in can hold it for a moment, as often as it likes, with a command that is
+//! refused. A command that goes ahead holds it all the time. So we leave for a transaction that
+//! is seen holding the lock at each of several looks. Two looks would tell commands apart, each
+//! of which has a transaction of its own, but not the iterations of a PL/pgSQL loop that
+//! catches its errors. Nor do we leave for a role that has no right to the database, because a
+//! refusal can be made to take long: the lock is kept until the error has been logged and sent.
+//! (The price: if a function with its owner's rights renames a database for a role that may
+//! not, it fails after five seconds.) A process that keeps the lock because its client does not
+//! read its output is not waiting for us either.
 //!
 //! PostgreSQL 19 can end workers for such commands itself (`BGWORKER_INTERRUPTIBLE`, see
-//! `TerminateBackgroundWorkersForDatabase()` in `postmaster/bgworker.c`), but then forgets
-//! those that were registered while libraries were preloaded: nothing would count again,
-//! also after a mere copy of the database, or a command that failed in the end.
+//! `TerminateBackgroundWorkersForDatabase()` in `postmaster/bgworker.c`), but it then forgets
+//! workers that were registered while libraries were preloaded: nothing would count again, even
+//! after a mere copy of the database, or a command that failed in the end.
 
 use super::role::may_have_database;
 use pgrx::pg_sys;
 use std::ffi::c_int;
 use std::time::{Duration, Instant};
 
-/// How often to look. Those who want the database give up after five seconds.
+/// How often to look. Commands that want the database give up after five seconds.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// How soon to look again at those who hold the lock.
+/// How soon to look again at the holders of the lock.
 const NEXT_LOOK: Duration = Duration::from_millis(30);
 
-/// How many looks more a transaction has to be seen at.
+/// At how many more looks a transaction must be seen.
 const LOOKS: u32 = 10;
 
-// Declared here and not taken from `pg_sys`, whose wrapper would be ready to catch an
-// error; this raises one only for a lock method that does not exist, or with hundreds
-// of LWLocks held.
+// Declared here and not taken from `pg_sys`, whose wrapper would prepare to catch an error;
+// this raises one only for a lock method that does not exist, or with hundreds of LWLocks held.
 unsafe extern "C-unwind" {
     fn LockWaiterCount(locktag: *const pg_sys::LOCKTAG) -> c_int;
 }
 
-/// An eye on the lock of one database.
+/// Watches the lock of one database.
 pub struct Watch {
     database: u32,
-    /// Who has held the lock at every look since somebody was first seen to; mostly
-    /// nobody.
+    /// The transactions that have held the lock at every look since a holder was first seen;
+    /// mostly none.
     suspects: Vec<Holder>,
-    /// How many looks there have been at them since, no two of them less than
-    /// [`NEXT_LOOK`] apart.
+    /// How many looks there have been at them since, at least [`NEXT_LOOK`] apart.
     looks: u32,
     first_look: Instant,
     last_look: Instant,
@@ -82,8 +80,7 @@ impl Watch {
         }
     }
 
-    /// Looks, and says whether a command that needs the database to itself is under
-    /// way.
+    /// Looks, and returns whether a command that needs the database to itself is under way.
     pub fn is_wanted(&mut self) -> bool {
         self.is_held()
             && self.looks >= LOOKS
@@ -93,12 +90,13 @@ impl Watch {
                 .any(|holder| holder.waits_for_us(self.database))
     }
 
-    /// Looks, and says whether somebody has held the lock at every look since there was
-    /// one to be held: not when others do who came later.
+    /// Looks, and returns whether the same transaction has held the lock at every look since a
+    /// holder was first seen: later holders do not count.
     pub fn is_held(&mut self) -> bool {
         let tag = tag(self.database);
-        // Counts the holders as well as those who wait: nearly always there are none,
+        // LockWaiterCount() counts holders as well as waiters: nearly always there are none,
         // and this is all that a look costs.
+        //
         // SAFETY: the tag outlives the call.
         if unsafe { LockWaiterCount(&tag) } == 0 {
             self.suspects.clear();
@@ -121,8 +119,8 @@ impl Watch {
         !self.suspects.is_empty()
     }
 
-    /// Whether those who hold the lock have been seen to for longer than a command waits
-    /// for others to leave, twice over.
+    /// Whether the holders of the lock have been seen for more than twice as long as a command
+    /// waits for others to leave.
     pub fn is_held_for_long(&self) -> bool {
         !self.suspects.is_empty() && self.first_look.elapsed() > Duration::from_secs(10)
     }
@@ -136,7 +134,7 @@ impl Watch {
 
 /// The lock that connecting to a database takes.
 fn tag(database: u32) -> pg_sys::LOCKTAG {
-    // As SET_LOCKTAG_OBJECT() in storage/lock.h makes it for a shared object.
+    // As SET_LOCKTAG_OBJECT() in storage/lock.h does for a shared object.
     pg_sys::LOCKTAG {
         locktag_field1: pg_sys::InvalidOid.to_u32(),
         locktag_field2: pg_sys::DatabaseRelationId.to_u32(),
@@ -151,9 +149,9 @@ fn tag(database: u32) -> pg_sys::LOCKTAG {
 fn holders(tag: &pg_sys::LOCKTAG) -> Vec<Holder> {
     let mode = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
     let mut count = 0;
-    // SAFETY: GetLockConflicts() in storage/lmgr/lock.c needs no transaction, and leaves
-    // out this process, and those who wait. Its result is `count` transactions long, and
-    // palloc'd for the caller, but in the startup process, which we are not.
+    // SAFETY: GetLockConflicts() in storage/lmgr/lock.c needs no transaction, and leaves out
+    // this process and those that wait. Its result is `count` transactions long, and palloc'd
+    // for the caller, except in the startup process, which we are not.
     unsafe {
         let conflicts = pg_sys::GetLockConflicts(tag, mode, &mut count);
         let holders = std::slice::from_raw_parts(conflicts, count as usize);
@@ -179,8 +177,8 @@ impl From<&pg_sys::VirtualTransactionId> for Holder {
 impl Holder {
     /// Whether this may be a command that waits until nobody is connected to the database.
     ///
-    /// It is none if its process waits for its client, reading or writing; nor if it is a
-    /// prepared transaction, which has no process and has got what it wanted; nor if its
+    /// It is not if its process waits for its client, reading or writing; nor if it is a
+    /// prepared transaction, which has no process and is not waiting for anything; nor if its
     /// role has no right to the database.
     fn waits_for_us(&self, database: u32) -> bool {
         const CLASS: u32 = 0xff00_0000; // wait_classid in utils/activity/wait_event.c
@@ -188,8 +186,8 @@ impl Holder {
         use pg_sys::BackendIdGetProc as process;
         #[cfg(not(any(feature = "pg15", feature = "pg16")))]
         use pg_sys::ProcNumberGetProc as process;
-        // SAFETY: null, or shared memory that stays, whoever's it becomes. The numbers are
-        // of four bytes each, which the server, too, reads without a lock.
+        // SAFETY: null, or shared memory that stays mapped, even if another process takes it
+        // over. Each number has four bytes, and the server, too, reads it without a lock.
         let (wait_event, role) = unsafe {
             let process = process(self.process);
             if process.is_null() {

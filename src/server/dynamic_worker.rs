@@ -6,12 +6,12 @@ use std::ptr;
 
 /// A worker that this process has started.
 ///
-/// pgrx's `DynamicBackgroundWorker` would do, but for memory: it never frees its
-/// handle, which a process that starts workers for months would feel.
+/// pgrx's `DynamicBackgroundWorker` would do, except that it never frees its handle, which adds
+/// up in a process that starts workers for months.
 pub struct DynamicWorker(*mut pg_sys::BackgroundWorkerHandle);
 
 impl DynamicWorker {
-    /// Has the postmaster start a worker; `None` if all worker slots are taken.
+    /// Asks the postmaster to start a worker; `None` if all worker slots are taken.
     pub fn start(builder: &BackgroundWorkerBuilder) -> Option<DynamicWorker> {
         let mut worker = pg_sys::BackgroundWorker::from(builder);
         let mut handle = ptr::null_mut();
@@ -22,7 +22,7 @@ impl DynamicWorker {
         started.then(|| DynamicWorker(handle))
     }
 
-    /// Whether the worker has come and gone.
+    /// Whether the worker has started and exited.
     pub fn has_ended(&self) -> bool {
         let mut pid = 0;
         // SAFETY: the handle is valid until dropped.
@@ -33,8 +33,8 @@ impl DynamicWorker {
 
 impl Drop for DynamicWorker {
     fn drop(&mut self) {
-        // SAFETY: palloc'd by RegisterDynamicBackgroundWorker() for its caller, who
-        // has not given it to anybody else.
+        // SAFETY: palloc'd by RegisterDynamicBackgroundWorker() for its caller, which has not
+        // passed it on.
         unsafe { pg_sys::pfree(self.0.cast()) };
     }
 }

@@ -1,4 +1,4 @@
-//! The [`log`] crate's records in the server's log (`utils/error/elog.c`).
+//! Writes the [`log`] crate's records to the server's log (`utils/error/elog.c`).
 //!
 //! `info!` becomes LOG, `debug!` DEBUG1, `trace!` DEBUG2, and both `warn!` and
 //! `error!` become WARNING: ERROR is control flow in PostgreSQL (it ends the
@@ -12,8 +12,8 @@ use pgrx::{PgLogLevel, pg_sys};
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::panic::Location;
 
-// Not in `pg_sys`, which keeps them for pgrx's own `ereport!`, or only with a wrapper
-// that is ready to catch an error, which message_level_is_interesting() never raises.
+// Not in `pg_sys`, which keeps them for pgrx's own `ereport!`, or only with a wrapper that
+// prepares to catch an error, which message_level_is_interesting() never raises.
 unsafe extern "C-unwind" {
     safe fn message_level_is_interesting(elevel: c_int) -> bool;
     fn errstart(elevel: c_int, domain: *const c_char) -> bool;
@@ -23,12 +23,12 @@ unsafe extern "C-unwind" {
 
 struct ServerLog;
 
-/// Makes the server's log the place where this process's records go.
+/// Sends this process's records to the server's log.
 pub fn install() {
-    // The server decides record by record what it wants, so that a change of
-    // log_min_messages holds at once.
+    // The server decides for each record whether to log it, so that a change of
+    // log_min_messages takes effect at once.
     log::set_max_level(LevelFilter::Trace);
-    // Refused only if it was done before, which then serves as well.
+    // Refused only if it was done before, which is fine as well.
     let _ = log::set_logger(&ServerLog);
 }
 
@@ -92,7 +92,7 @@ impl Line {
     }
 }
 
-/// What follows a null byte is left out.
+/// Drops anything after a null byte.
 fn c_string(text: &str) -> CString {
     let end = text.find('\0').unwrap_or(text.len());
     CString::new(&text[..end]).unwrap_or_default()

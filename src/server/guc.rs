@@ -3,8 +3,8 @@
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PgLogLevel, pg_sys};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 
-/// Why a check hook refuses a value. The server says which setting and value;
-/// this adds the DETAIL and the HINT.
+/// Why a check hook refuses a value. The server's message names the setting and the value; this
+/// adds the DETAIL and the HINT.
 pub struct Refusal {
     pub detail: CString,
     pub hint: CString,
@@ -15,13 +15,12 @@ pub trait StringRule {
     fn check(value: &CStr) -> Result<(), Refusal>;
 }
 
-/// Has `ALTER SYSTEM SET … = 'a', 'b'` mean what it says, the list `a, b`. Otherwise the
-/// server takes one value only (`flatten_set_variable_args()` in guc.c, from 16 on
-/// `utils/misc/guc_funcs.c`). It does not quote the values; asking for that is not
-/// allowed to extensions.
+/// Makes `ALTER SYSTEM SET … = 'a', 'b'` mean the list `a, b`. Otherwise the server takes one
+/// value only (`flatten_set_variable_args()` in guc.c, from 16 on `utils/misc/guc_funcs.c`). It
+/// does not quote the values; extensions are not allowed to ask for that.
 pub const LIST_INPUT: GucFlags = GucFlags::from_bits_retain(pg_sys::GUC_LIST_INPUT as i32);
 
-/// Defines a string setting whose values have to follow the rule `R`.
+/// Defines a string setting whose values must follow the rule `R`.
 pub fn define_string<R: StringRule>(
     name: &'static CStr,
     short_description: &'static CStr,
@@ -86,14 +85,13 @@ fn in_error_context(text: &CStr) -> *mut c_char {
 /// Defines the setting `name` by calling `define`, and makes a wrong value in the
 /// configuration stop the starting server with the server's own message.
 ///
-/// Left alone, the server reports such a value as a WARNING and starts with the
-/// default (`define_custom_variable()` in guc.c), because the library that knows
-/// the setting is loaded after the configuration was read. For its own settings
-/// it refuses to start, and that is what people expect. So the WARNING is held
-/// back, and the value is checked once more, for FATAL.
+/// By default, the server reports such a value as a WARNING and starts with the default
+/// (`define_custom_variable()` in guc.c), because the library that knows the setting is loaded
+/// after the configuration was read. For its own settings it refuses to start, and that is what
+/// people expect. So the WARNING is suppressed, and the value is checked once more, for FATAL.
 pub fn define_strictly(name: &'static CStr, define: impl FnOnce(&'static CStr)) {
-    // SAFETY: looks the value up, which until now is a placeholder's; copied at
-    // once, as defining the setting frees it.
+    // SAFETY: looks the value up, which until now belongs to a placeholder; copied at once,
+    // because defining the setting frees it.
     let configured = unsafe {
         let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
         (!value.is_null()).then(|| CStr::from_ptr(value).to_owned())
@@ -124,7 +122,7 @@ pub fn define_strictly(name: &'static CStr, define: impl FnOnce(&'static CStr)) 
     }
 }
 
-/// From which level on this process logs. From 19 on there is a level a backend type.
+/// The level from which on this process logs. From 19 on there is one per backend type.
 fn log_min_messages() -> *mut c_int {
     let level = &raw mut pg_sys::log_min_messages;
     #[cfg(any(feature = "pg15", feature = "pg16", feature = "pg17", feature = "pg18"))]
@@ -151,22 +149,23 @@ pub fn reload() {
     reserve::keep();
 }
 
-/// Memory for an ERROR that there is no memory left.
+/// Memory for reporting that there is no memory left.
 ///
 /// pgrx copies each error (`CopyErrorData()` in `utils/error/elog.c`) into the memory context
 /// that was current. If there is no room for that, this is another error to copy, and so on
-/// until the server's stack of errors is full, which is a PANIC. Reading the configuration is
-/// what can take any amount, outside of a transaction, whose contexts have room.
+/// until the server's stack of errors is full, which is a PANIC. Reading the configuration can
+/// take any amount of memory outside a transaction; within one, the transaction's contexts have
+/// room.
 pub mod reserve {
     use super::*;
     use std::sync::Mutex;
 
-    /// Of the copy, and of the texts in it.
+    /// The sizes of the copy and of the texts in it.
     const SIZES: [usize; 9] = [256, 128, 128, 64, 64, 32, 32, 16, 16];
 
     static KEPT: Mutex<Vec<usize>> = Mutex::new(Vec::new());
 
-    /// Sets memory aside; to be called when there is some.
+    /// Sets memory aside. Must be called while there is some.
     pub fn keep() {
         // SAFETY: palloc'd in the context that the process is in between transactions.
         let piece =
@@ -174,10 +173,10 @@ pub mod reserve {
         *kept() = SIZES.map(piece).into();
     }
 
-    /// Has it be there for whoever needs it.
+    /// Frees it for whatever needs it.
     pub(super) fn release() {
         for piece in std::mem::take(&mut *kept()) {
-            // SAFETY: palloc'd by keep(), and nobody else's.
+            // SAFETY: palloc'd by keep(), and used by nothing else.
             unsafe { pg_sys::pfree(piece as *mut c_void) };
         }
     }
@@ -187,12 +186,12 @@ pub mod reserve {
     }
 }
 
-/// The values of all settings that can be changed while the server runs, and where each
-/// comes from: what parallel workers are given of their leader's.
+/// The values of all settings that can be changed while the server runs, and the source of
+/// each: what parallel workers are given of their leader's.
 pub struct State(Vec<u8>);
 
 impl State {
-    /// The state that they are in.
+    /// Saves their current state.
     pub fn save() -> State {
         // SAFETY: EstimateGUCStateSpace() never says too little, and no setting changes
         // between the two calls, which only read. SerializeGUCState() says in front how
@@ -205,14 +204,13 @@ impl State {
         }
     }
 
-    /// Puts all of them back into this state; to be called outside a transaction.
+    /// Restores all of them to this state. Must be called outside a transaction.
     ///
-    /// A value keeps the source that it had, which is more than its value: one from the
-    /// configuration file follows that file again when it is reloaded, which one that was
-    /// attached to a database or role does not.
+    /// A value also keeps its source: one from the configuration file follows that file again
+    /// when it is reloaded, but one that was attached to a database or role does not.
     ///
-    /// Raises an ERROR if a check hook refuses, in a process that is connected, a value that
-    /// it accepted in the postmaster; a parallel worker would fail with the same. Check hooks
+    /// Raises an ERROR if a check hook refuses, in a connected process, a value that it
+    /// accepted in the postmaster; a parallel worker would fail in the same way. Check hooks
     /// that look at catalogs only within a transaction (a tablespace may not exist) have
     /// nothing to object outside one.
     pub fn restore(self) {

@@ -1,37 +1,37 @@
-//! Other libraries' hooks, kept out of what this process does
-//! (`*_hook` in the server's headers, set from `_PG_init` functions).
+//! Keeps other libraries' hooks out of what this process does (`*_hook` in the server's
+//! headers, set from `_PG_init` functions).
 //!
-//! A hook is a plain global of each process, which a process inherits from the
-//! postmaster. Whoever sets one has a part in every query from then on, with the rights
-//! of whoever runs it: for us, often a superuser. If what a hook does depends on settings
-//! that anybody can attach to a database, or on tables that are anybody's, that is an
-//! invitation; no list of settings can know. And those that merely collect queries have
-//! no use for ours. So before a query, every hook that a query can reach is set to none:
-//! the server then does what it does by itself.
+//! A hook is a global variable that each process inherits from the postmaster. A library that
+//! sets one takes part in every query from then on, with the rights of the role that runs it:
+//! in our processes, often a superuser. If what a hook does depends on settings that anybody
+//! can attach to a database, or on tables that anybody can create, that is an invitation, and
+//! no list of settings can be complete. And hooks that merely collect queries have no use for
+//! ours. So before a query, every hook that a query can reach is set to null: the server then
+//! does what it does by itself.
 //!
-//! The server knows hooks that no query reaches; those stay (they are listed with the
-//! test below, which finds every hook of the server's headers on one of the two lists).
-//! What else a preloaded library can have run in our processes:
+//! The server also has hooks that no query reaches; those stay (they are listed with the test
+//! below, which checks that every hook in the server's headers is on one of the two lists). A
+//! preloaded library can still have run in our processes:
 //!
 //! - check and assign hooks of its settings, when we connect and when the configuration is
-//!   read again; only during the former do they see what is attached to a database or role
-//!   (see [`super::session`]);
+//!   reloaded; only when we connect do they see what is attached to a database or role (see
+//!   [`super::session`]);
 //! - callbacks at the end of transactions (`RegisterXactCallback()`), when caches are
-//!   invalidated (`CacheRegisterSyscacheCallback()`), when resources are released, and at
-//!   exit. A callback could set hooks anew, as libraries do that load another half of
-//!   theirs when they see fit; hence *before every query*, and not once.
+//!   invalidated (`CacheRegisterSyscacheCallback()`), when resources are released, and at exit.
+//!   A callback could set hooks again, as libraries do that load their other half on demand;
+//!   hence *before every query*, and not once.
 //!
-//! None of those are handed a query, or are in between a query and its result.
+//! None of those are given a query, or run between a query and its result.
 
 /// Defines [`clear`] for these hooks.
 macro_rules! hooks_of_queries {
     ($($(#[$attribute:meta])* $hook:ident),* $(,)?) => {
-        /// Sets all hooks that a query can reach to none, in this process.
+        /// Sets all hooks that a query can reach to null, in this process.
         pub fn clear() {
-            // SAFETY: globals that only the one thread of this process reads and writes,
-            // for which null is the server's own default. Nobody is called back from
-            // here, and a hook that has been entered does not return to here: this runs
-            // between two queries.
+            // SAFETY: globals that only the one thread of this process reads and writes, for
+            // which null is the server's own default. Nothing is called back from here, and a
+            // hook that has been entered does not return to here: this runs between two
+            // queries.
             unsafe {
                 $(
                     $(#[$attribute])*
@@ -84,10 +84,10 @@ hooks_of_queries! {
     // Function calls (fmgr.h)
     needs_fmgr_hook,
     fmgr_hook,
-    // Looking objects up, and changing them (catalog/objectaccess.h)
+    // Looking up and changing objects (catalog/objectaccess.h)
     object_access_hook,
     object_access_hook_str,
-    // Utility commands, EXPLAIN among them (tcop/utility.h, commands/explain.h,
+    // Utility commands, including EXPLAIN (tcop/utility.h, commands/explain.h,
     // commands/explain_state.h)
     ProcessUtility_hook,
     ExplainOneQuery_hook,
@@ -107,7 +107,7 @@ mod tests {
     use std::path::Path;
     use std::process::Command;
 
-    /// The library that is to have every hook, in tests/hooks.rs.
+    /// The library in tests/hooks.rs that must have every hook.
     const SINGER: &str = include_str!("../../tests/singer/singer.c");
 
     /// Hooks that stay as they are, and why.
@@ -146,8 +146,8 @@ mod tests {
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
-    /// The hook that a line of a header declares, if it does:
-    /// `extern PGDLLIMPORT planner_hook_type planner_hook;`
+    /// The hook that a line of a header declares, if any: `extern PGDLLIMPORT planner_hook_type
+    /// planner_hook;`
     fn declared_hook(line: &str) -> Option<&str> {
         let declaration = line.trim().strip_prefix("extern ")?.split(';').next()?;
         let declarator = match declaration.split_once("(*") {
@@ -177,7 +177,7 @@ mod tests {
         let is_declared = |hook: &str| declared.iter().any(|other| other == hook);
         for hook in CLEARED {
             assert!(is_declared(hook), "{hook} is not found in the headers");
-            // What the stories rely on.
+            // The stories rely on this.
             let listens = format!("LISTEN({hook}, ");
             assert!(SINGER.contains(&listens), "the singer lacks {hook}");
         }

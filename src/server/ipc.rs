@@ -2,8 +2,8 @@
 
 use pgrx::pg_sys;
 
-/// Has the process call `action` when it exits, in whatever way it does short of a crash,
-/// while it still has shared memory. `action` must not fail.
+/// Makes the process call `action` when it exits, except in a crash, while it still has shared
+/// memory. `action` must not fail.
 pub fn call_at_exit(action: fn()) {
     // SAFETY: the callback has the signature that on_shmem_exit() asks for.
     unsafe { pg_sys::on_shmem_exit(Some(call), pg_sys::Datum::from(action as usize)) };

@@ -1,30 +1,28 @@
 //! Waiting on the process latch (`storage/ipc/latch.c`).
 //!
-//! The latch is the one thing that every wake-up reason sets: signal handlers,
-//! other processes' requests, the server's barriers. The rule that makes it
-//! reliable is the order *reset, then look*: the latch is reset first and the
-//! flags are read after, so that a request which arrives in between sets the
-//! latch again and the next wait returns at once. The other way round, a request
-//! that arrives after the look and before the reset would be slept over.
+//! Every reason to wake up sets the latch: signal handlers, other processes' requests, the
+//! server's barriers. The rule that makes it reliable is the order *reset, then look*: the
+//! latch is reset first and the flags are read afterwards, so that a request that arrives in
+//! between sets the latch again and the next wait returns at once. In the opposite order, the
+//! process would sleep through a request that arrives after the look and before the reset.
 
 use super::signals;
 use pgrx::pg_sys;
 use std::ffi::c_long;
 use std::time::Duration;
 
-// Declared here and not taken from `pg_sys`, whose wrapper would be ready to catch an
-// error; this raises none.
+// Declared here and not taken from `pg_sys`, whose wrapper would prepare to catch an error;
+// this raises none.
 unsafe extern "C-unwind" {
     fn ResetLatch(latch: *mut pg_sys::Latch);
 }
 
-/// Sleeps until the latch is set or `timeout` (rounded up to whole milliseconds)
-/// has passed, whichever is first, and then attends to the server's requests.
+/// Sleeps until the latch is set or `timeout` (rounded up to whole milliseconds) has passed,
+/// and then handles the server's requests.
 ///
-/// Ends the process if the postmaster has died. What other backends ask of every
-/// process, `ProcSignalBarrier`s included (`DROP DATABASE` waits for those), is
-/// answered here. SIGTERM is left to the caller, who can leave with a better
-/// message; see [`signals::terminated`].
+/// Ends the process if the postmaster has died. Requests that backends send to every process,
+/// including `ProcSignalBarrier`s (`DROP DATABASE` waits for those), are answered here. SIGTERM
+/// is left to the caller, which can leave with a better message; see [`signals::terminated`].
 pub fn nap(timeout: Duration) {
     let milliseconds =
         timeout.as_secs() * 1_000 + u64::from(timeout.subsec_nanos().div_ceil(1_000_000));
@@ -46,14 +44,14 @@ pub fn nap(timeout: Duration) {
     }
 }
 
-/// What `pg_stat_activity.wait_event` shows during a nap: `CountRelationsNap`,
-/// or `Extension` on servers before 17, which know no events of extensions' own.
+/// What `pg_stat_activity.wait_event` shows during a nap: `CountRelationsNap`, or `Extension`
+/// before 17, where extensions cannot define wait events.
 #[cfg(not(any(feature = "pg15", feature = "pg16")))]
 fn wait_event_info() -> u32 {
     use std::sync::OnceLock;
     static WAIT_EVENT: OnceLock<u32> = OnceLock::new();
-    // SAFETY: a constant C string shorter than NAMEDATALEN; the process has its
-    // PGPROC, so it may take the LWLock that the registry of names is behind.
+    // SAFETY: a constant C string shorter than NAMEDATALEN; the process has its PGPROC, so it
+    // may take the LWLock that protects the registry of names.
     *WAIT_EVENT
         .get_or_init(|| unsafe { pg_sys::WaitEventExtensionNew(c"CountRelationsNap".as_ptr()) })
 }

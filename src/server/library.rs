@@ -1,9 +1,9 @@
 //! Where this library was loaded from (`utils/fmgr/dfmgr.c`).
 //!
-//! A worker is registered with the name of the library that its main function is in. It
-//! inherits what the postmaster has loaded, but looks for that name as anybody does: a
-//! bare one is searched in `dynamic_library_path`, where there may be another copy, or
-//! none. By the path that the postmaster has loaded it from, it finds what it has.
+//! A worker is registered with the name of the library that contains its main function. It
+//! inherits what the postmaster has loaded, but looks the name up like any process: a bare name
+//! is searched in `dynamic_library_path`, which may contain another copy, or none. By the path
+//! that the postmaster used, it finds the library that is already loaded.
 
 use pgrx::{PgLogLevel, PgSqlErrorCode, function_name, pg_sys, pg_sys::panic::ErrorReport};
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -23,9 +23,9 @@ unsafe extern "C" {
 
 /// The name to register workers of this library with.
 ///
-/// It is the library's path, unless that is too long, which on servers before 17 it may
-/// well be: then it begins with `$libdir` if the library is in there, or else the starting
-/// server is ended with FATAL.
+/// It is the library's path, unless that is too long, which is quite possible before 17. Then
+/// it begins with `$libdir` if the library is in there; otherwise this ends the starting server
+/// with FATAL.
 pub fn name() -> String {
     let longest = pg_sys::BackgroundWorker::default().bgw_library_name.len() - 1;
     let path = path();
@@ -43,8 +43,8 @@ fn path() -> String {
         symbol_name: std::ptr::null(),
         symbol_address: std::ptr::null_mut(),
     };
-    // SAFETY: dladdr() fills in its result if it finds the library that the address, this
-    // function's, is in. The name is what dlopen() was called with, and stays for as long
+    // SAFETY: dladdr() fills in its result if it finds the library that contains the address,
+    // which is this function's. The name is the one passed to dlopen(), and stays for as long
     // as the library is loaded.
     unsafe {
         let found = dladdr(path as *const c_void, &mut info);

@@ -1,13 +1,12 @@
 //! The C library's heap, from which the server's memory contexts take their blocks
 //! (`utils/mmgr/aset.c`).
 
-/// Returns to the system the pages in which nothing is left. The C library does so by
-/// itself only if they are many and at the end of the heap. Does nothing where the C
-/// library is not glibc.
+/// Returns unused pages to the system. The C library does so by itself only if there are many
+/// of them at the end of the heap. Does nothing where the C library is not glibc.
 pub fn give_back() {
     #[cfg(target_env = "gnu")]
     {
-        // SAFETY: malloc_trim(3) asks for nothing, and frees nothing that is in use.
+        // SAFETY: malloc_trim(3) has no preconditions, and frees nothing that is in use.
         unsafe extern "C" {
             safe fn malloc_trim(pad: usize) -> std::ffi::c_int;
         }

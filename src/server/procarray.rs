@@ -1,17 +1,19 @@
-//! Have the transactions that a snapshot sees sent their invalidation messages? (`storage/ipc/procarray.c`,
-//! `access/transam/xact.c`, `access/transam/twophase.c`, `access/transam/xlogrecovery.c`)
+//! Have the transactions that a snapshot sees sent their invalidation messages?
+//! (`storage/ipc/procarray.c`, `access/transam/xact.c`, `access/transam/twophase.c`,
+//! `access/transam/xlogrecovery.c`)
 //!
-//! A transaction becomes visible before it sends its invalidation messages, and sends them
-//! 64 at a time. One that is in between is known by what it gives back only afterwards:
+//! A transaction becomes visible before it sends its invalidation messages, and sends them 64
+//! at a time. While it is between these steps, it still has what it gives back only afterwards:
 //!
-//! - *A backend's own transaction*: `ProcArrayEndTransaction()` takes `lxid` out of the
-//!   backend's PGPROC, `AtEOXact_Inval()` sends the messages, and only then, with the other
-//!   locks, `VirtualXactLockTableCleanup()` takes `fpLocalTransactionId` out.
+//! - *A backend's own transaction*: `ProcArrayEndTransaction()` clears `lxid` in the backend's
+//!   PGPROC, `AtEOXact_Inval()` sends the messages, and only then
+//!   `VirtualXactLockTableCleanup()` clears `fpLocalTransactionId`, along with the release of
+//!   the other locks.
 //! - *A prepared transaction*: `FinishPreparedTransaction()` takes its dummy PGPROC out of the
-//!   proc array, sends the messages, and then releases the locks, of which every transaction
-//!   has one on its own xid.
-//! - *On a standby* the startup process does both while it replays the commit record, whose end
-//!   it publishes before (`replayEndRecPtr`) and after (`lastReplayedEndRecPtr`).
+//!   proc array, sends the messages, and then releases the locks; every transaction has one on
+//!   its own xid.
+//! - *On a standby* the startup process does both while it replays the commit record. It
+//!   publishes the record's end before (`replayEndRecPtr`) and after (`lastReplayedEndRecPtr`).
 //!
 //! A transaction that is just beginning, being prepared or rolled back looks the same for a
 //! moment.
@@ -22,7 +24,7 @@ use std::sync::atomic::{Ordering, fence};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// Much longer than a commit needs, unless its process has to wait for the processor.
+/// Much longer than a commit takes, unless its process has to wait for the processor.
 const PATIENCE: Duration = Duration::from_millis(20);
 
 const PAUSE: Duration = Duration::from_micros(100);
@@ -40,7 +42,7 @@ pub fn await_messages() -> bool {
     loop {
         backends.retain(|&(process, transaction)| ending(process) == Some(transaction));
         if backends.is_empty() && is_replayed() && !prepared_ones().any(is_ending) {
-            // Whoever wrote what has just been read had sent its messages before.
+            // The process that wrote what we have just read had sent its messages before.
             fence(Ordering::SeqCst);
             return true;
         }
@@ -53,7 +55,7 @@ pub fn await_messages() -> bool {
 
 type Process = *mut pg_sys::PGPROC;
 
-/// The backends that are in between, each with its transaction.
+/// The backends that are between the two steps, each with its transaction.
 fn backends() -> Vec<(Process, u32)> {
     // SAFETY: the number and the address are set once there is shared memory.
     let (first, number) = unsafe {
@@ -66,11 +68,12 @@ fn backends() -> Vec<(Process, u32)> {
         .collect()
 }
 
-/// The transaction of this database with which a backend is in between.
+/// The transaction of this database with which a backend is between the two steps.
 fn ending(process: Process) -> Option<u32> {
-    // SAFETY: the array is in shared memory, for good. Each field is read at once, and no lock
-    // is needed to see those of a backend that is in between: they were written before the
-    // snapshot was taken, `lxid` under ProcArrayLock, and the last when its transaction began.
+    // SAFETY: the array is in shared memory permanently. Each field is read at once, and no
+    // lock is needed to see those of a backend between the two steps: they were written before
+    // the snapshot was taken, `lxid` under ProcArrayLock, and the last one when its transaction
+    // began.
     unsafe {
         let is_here = (&raw const (*process).databaseId).read_volatile() == pg_sys::MyDatabaseId;
         #[cfg(any(feature = "pg15", feature = "pg16"))]
@@ -82,18 +85,19 @@ fn ending(process: Process) -> Option<u32> {
     }
 }
 
-/// The dummies of prepared transactions, of former and future ones too.
+/// The dummies of prepared transactions, including former and future ones.
 fn prepared_ones() -> impl Iterator<Item = Process> {
     // SAFETY: the number and the address are set once there is shared memory.
     let (first, number) = unsafe { (pg_sys::PreparedXactProcs, pg_sys::max_prepared_xacts) };
     (0..number as usize).map(move |index| first.wrapping_add(index))
 }
 
-/// Whether a prepared transaction of this database is in between: over, and with locks.
+/// Whether a prepared transaction of this database is between the two steps: over, but with
+/// locks.
 fn is_ending(dummy: Process) -> bool {
-    // SAFETY: as in ending(). Of a list of locks only the address of its first is read. That of
-    // one that is in between was written when it was prepared; one that is just being prepared
-    // has none for a moment.
+    // SAFETY: as in ending(). Of a list of locks, only the address of the first is read. For a
+    // transaction between the two steps, it was written when the transaction was prepared; one
+    // that is just being prepared has none for a moment.
     unsafe {
         let xid = (&raw const (*dummy).xid).read_volatile();
         let is_here = (&raw const (*dummy).databaseId).read_volatile() == pg_sys::MyDatabaseId;

@@ -4,6 +4,6 @@ use pgrx::pg_sys;
 
 /// Whether the server is in recovery: a standby, until it is promoted.
 pub fn in_progress() -> bool {
-    // SAFETY: reads shared memory, and asks for nothing.
+    // SAFETY: reads shared memory, and has no preconditions.
     unsafe { pg_sys::RecoveryInProgress() }
 }

@@ -1,7 +1,7 @@
-//! For which workers the server has found room (`postmaster/bgworker.c`).
+//! Which registered workers the server has room for (`postmaster/bgworker.c`).
 //!
-//! `RegisterBackgroundWorker()` says in the log, and not to its caller, that
-//! `max_worker_processes` is exhausted: the worker is then not on the postmaster's list.
+//! If `max_worker_processes` is exhausted, `RegisterBackgroundWorker()` logs this but does not
+//! tell its caller: the worker is then not on the postmaster's list.
 
 use pgrx::pg_sys;
 use std::ffi::CStr;
@@ -12,14 +12,14 @@ type Node = pg_sys::slist_node;
 #[cfg(not(any(feature = "pg15", feature = "pg16", feature = "pg17")))]
 type Node = pg_sys::dlist_node;
 
-/// The arguments of the registered workers that start in `function`; to be called in the
+/// The arguments of the registered workers that start in `function`. Must be called in the
 /// postmaster.
 pub fn arguments_of(function: &str) -> Vec<usize> {
     let mut arguments = Vec::new();
-    // SAFETY: the postmaster's own list (postmaster/bgworker_internals.h), which nobody
+    // SAFETY: the postmaster's own list (postmaster/bgworker_internals.h), which nothing
     // changes meanwhile. It ends with a null pointer or, if it is doubly linked, where it
-    // began, unless nothing was ever put into it (lib/ilist.h). A name ends in a null
-    // byte, as the server has checked.
+    // began, unless nothing was ever put into it (lib/ilist.h). A name ends in a null byte, as
+    // the server has checked.
     unsafe {
         let head: *const Node = &raw const pg_sys::BackgroundWorkerList.head;
         let mut node: *const Node = (*head).next;

@@ -5,12 +5,11 @@ use pgrx::pg_sys;
 /// Waits for the locks that reading `pg_class` takes, and keeps them until the end of
 /// the transaction. (Planning the query, once, may still wait for other catalogs.)
 ///
-/// The query would take them by itself. Taken ahead, they keep two things apart from
-/// the wait: the snapshot, which would otherwise hold back vacuum for as long as
-/// somebody keeps `pg_class` or an index of it locked, and the measured duration of
-/// the count.
+/// The query would take them by itself. Taking them beforehand keeps the wait out of two
+/// things: the snapshot, which would otherwise hold back vacuum for as long as another process
+/// keeps `pg_class` or one of its indexes locked, and the measured duration of the count.
 pub fn lock_pg_class() {
-    // All that `catalog/pg_class.h` declares. By constants: to look them up would take
+    // All that `catalog/pg_class.h` declares. By constants, because looking them up would take
     // a snapshot.
     for relation in [
         pg_sys::RelationRelationId.to_u32(),

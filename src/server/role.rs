@@ -17,8 +17,8 @@ pub fn role_to_connect_as(name: Option<&CStr>) -> Option<u32> {
     };
     transaction(|| {
         let key = pg_sys::Datum::from(name.as_ptr());
-        // SAFETY: a look-up within a transaction, in a catalog that all databases share,
-        // and in front of the row's nullable fields. The tuple is valid until released.
+        // SAFETY: a look-up within a transaction, in a shared catalog, of columns before the
+        // row's nullable fields. The tuple is valid until released.
         unsafe {
             let tuple = pg_sys::SearchSysCache1(AUTHNAME as _, key);
             if tuple.is_null() {
@@ -32,19 +32,19 @@ pub fn role_to_connect_as(name: Option<&CStr>) -> Option<u32> {
     })
 }
 
-/// Whether the role may drop, rename, move or copy the database, so that a command of its
-/// is not refused in the end: as `dropdb()`, `RenameDatabase()`, `movedb()` and `createdb()`
-/// in `commands/dbcommands.c` decide, but for what a function with its owner's rights does.
-/// A process without a role, as background workers can be, may have everything. To be
-/// called outside a transaction.
+/// Whether the role may drop, rename, move or copy the database, so that its command is not
+/// refused in the end. Decides as `dropdb()`, `RenameDatabase()`, `movedb()` and `createdb()`
+/// in `commands/dbcommands.c` do, except for functions that run with their owner's rights. A
+/// process without a role, as background workers can be, is allowed everything. Must be called
+/// outside a transaction.
 pub fn may_have_database(role: pg_sys::Oid, database: u32) -> bool {
     if role == pg_sys::InvalidOid {
         return true;
     }
     transaction(|| {
-        // SAFETY: look-ups within a transaction, in catalogs that all databases share, and
-        // in front of the rows' nullable fields. Tuples are valid until released. A
-        // superuser is a member of every role.
+        // SAFETY: look-ups within a transaction, in shared catalogs, of columns before the
+        // rows' nullable fields. Tuples are valid until released. A superuser is a member of
+        // every role.
         unsafe {
             let key = pg_sys::Datum::from(database);
             let tuple = pg_sys::SearchSysCache1(DATABASEOID as _, key);
@@ -61,7 +61,7 @@ pub fn may_have_database(role: pg_sys::Oid, database: u32) -> bool {
 
 /// # Safety
 ///
-/// To be called within a transaction.
+/// Must be called within a transaction.
 unsafe fn may_create_databases(role: pg_sys::Oid) -> bool {
     // SAFETY: as above.
     unsafe {
@@ -76,24 +76,25 @@ unsafe fn may_create_databases(role: pg_sys::Oid) -> bool {
     }
 }
 
-/// Has the caches of role memberships follow changes, in a process without a database
-/// of its own; `InitPostgres()` in `utils/init/postinit.c` does so only for the others.
+/// Keeps the caches of role memberships up to date in a process without a database of its own;
+/// `InitPostgres()` in `utils/init/postinit.c` does so only for the others.
 pub fn follow_memberships() {
-    // SAFETY: registers callbacks, and looks at a catalog that all databases share.
+    // SAFETY: registers callbacks, and looks at a shared catalog.
     transaction(|| unsafe { pg_sys::initialize_acl() });
 }
 
 /// Whether the role (0 for the bootstrap superuser) has the CONNECT privilege on a
 /// database with this owner and this `datacl`.
 ///
-/// What `pg_database_aclcheck()` would say (`catalog/aclchk.c`), but for two cases: a list
-/// that is so long that it is kept outside of the row, which only a process with a
-/// database can read, and what the owner has only as a member of `pg_database_owner`. The
-/// answer is then "yes" and "no".
+/// The answer of `pg_database_aclcheck()` (`catalog/aclchk.c`), except in two cases: a list so
+/// long that it is stored outside the row, which only a process with a database can read; and a
+/// privilege that the owner has only as a member of `pg_database_owner`. The answer is then
+/// "yes" and "no", respectively.
 ///
 /// # Safety
 ///
-/// To be called within a transaction. `acl` is an `aclitem[]`, or none if it is null.
+/// Must be called within a transaction. `acl` is an `aclitem[]`; if it is `None`, the column is
+/// null.
 pub unsafe fn has_privilege_to_connect(
     role: u32,
     owner: pg_sys::Oid,
@@ -105,9 +106,9 @@ pub unsafe fn has_privilege_to_connect(
     let acl: *mut pg_sys::varlena = acl.cast_mut_ptr();
     let connect = pg_sys::ACL_CONNECT as pg_sys::AclMode;
     let role_oid = pg_sys::Oid::from(role);
-    // SAFETY: as the caller promises. What is not outside of the row needs no other
-    // catalog to be read; it is palloc'd anew where it was compressed, which ends with
-    // the transaction. The look-ups are in catalogs that all databases share.
+    // SAFETY: as the caller promises. A value that is stored in the row can be read without any
+    // other catalog; if it was compressed, the copy is palloc'd and ends with the transaction.
+    // The look-ups are in shared catalogs.
     unsafe {
         role == 0
             || varatt_is_1b_e(acl)

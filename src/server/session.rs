@@ -1,22 +1,21 @@
 //! Connecting a worker to a database, on its own terms (`postmaster/bgworker.c`).
 //!
-//! A worker connects once, and on its way in the server applies to it, as to everybody,
-//! whatever settings are attached to the database and the role with `ALTER DATABASE … SET`
-//! and `ALTER ROLE … SET` (`process_settings()` in `utils/init/postinit.c`): by the
-//! database's owner, by whoever may alter the role, by a superuser who had client sessions
-//! in mind. To a worker that watches on behalf of the whole server nothing of it applies:
+//! When a worker connects, the server applies to it, as to any process, the settings attached
+//! to the database and the role with `ALTER DATABASE … SET` and `ALTER ROLE … SET`
+//! (`process_settings()` in `utils/init/postinit.c`): by the database's owner, by a role that
+//! may alter the role, by a superuser who had client sessions in mind. None of them should
+//! apply to a worker that watches on behalf of the whole server:
 //!
-//! - Settings that we need to be as they are get their value before we connect, in a way
-//!   that nothing attached changes ([`FIXED_SETTINGS`]).
-//! - *All* others are put back afterwards to what the server itself has, from
-//!   postgresql.conf, its command line, or by default; and they follow the configuration
-//!   file again from there on.
+//! - Settings that must have a certain value get it before we connect, in a way that nothing
+//!   attached can change ([`FIXED_SETTINGS`]).
+//! - *All* others are reset afterwards to the server's own values, from postgresql.conf, its
+//!   command line, or by default; from then on they follow the configuration file again.
 //!
-//! All, because no list is ever complete. `log_min_messages` and `log_error_verbosity`
-//! would decide what our processes log, `lc_messages` in which language, `track_activities`,
+//! All, because no list is ever complete. `log_min_messages` and `log_error_verbosity` would
+//! decide what our processes log, `lc_messages` in which language, `track_activities`,
 //! `track_counts` and `update_process_title` what they report; `debug_discard_caches`,
-//! `work_mem` or `enable_seqscan` what a count costs; and what the settings of other
-//! libraries would do, nobody knows.
+//! `work_mem` or `enable_seqscan` what a count costs; and nobody knows what the settings of
+//! other libraries would do.
 
 use super::database_list::database_name;
 use super::guc::State;
@@ -26,16 +25,17 @@ use pgrx::pg_sys;
 use std::ffi::CStr;
 use std::{fmt, ptr};
 
-/// Settings that have these values in our processes, whatever was attached and whatever
-/// the server has. The same idea, and most of the same list, as in `AutoVacWorkerMain()`
-/// (`postmaster/autovacuum.c`).
+/// Settings that have these values in our processes, whatever was attached and whatever the
+/// server has. `AutoVacWorkerMain()` (`postmaster/autovacuum.c`) does the same, with most of
+/// the same list.
 const FIXED_SETTINGS: &[(&CStr, &CStr)] = &[
-    // Nobody's objects but the server's own are found by name.
+    // By name, only the server's own objects are found.
     (c"search_path", c""),
-    // Run as the role that was asked for.
+    // Run as the requested role.
     (c"role", c"none"),
     (c"row_security", c"on"),
-    // No client, no conversion; a process for whose client there is none does not start.
+    // No client, no conversion; without this, a process does not start if there is no
+    // conversion for its client's encoding.
     (c"client_encoding", c"SQL_ASCII"),
     // Wait for as long as it takes; SIGTERM is there to end it.
     (c"statement_timeout", c"0"),
@@ -47,7 +47,7 @@ const FIXED_SETTINGS: &[(&CStr, &CStr)] = &[
     (c"default_transaction_isolation", c"read committed"),
     (c"default_transaction_deferrable", c"off"),
     (c"default_transaction_read_only", c"on"),
-    // Of the server's statistics, what is asked for and no more.
+    // Fetch only the requested part of the server's statistics.
     (c"stats_fetch_consistency", c"none"),
     // Rows are read from the table itself, whatever state its indexes are in.
     (c"enable_seqscan", c"on"),
@@ -62,8 +62,8 @@ const FIXED_SETTINGS: &[(&CStr, &CStr)] = &[
 const FOR_AS_LONG_AS_IT_TAKES: &CStr = c"0";
 const FOR_A_WHILE: &CStr = c"2s";
 
-/// Has the process, until it calls this again, wait for locks no longer than `for_a_while`,
-/// after which there is an ERROR; or as long as it takes.
+/// Until called again, makes the process wait for locks no longer than `for_a_while`, after
+/// which there is an ERROR; or as long as it takes.
 pub fn wait_for_locks(for_a_while: bool) {
     let timeout = if for_a_while {
         FOR_A_WHILE
@@ -85,11 +85,10 @@ pub struct Session {
     pub role_oid: u32,
 }
 
-/// Connects the process to `database` as `role` (the bootstrap superuser if none),
-/// shows it as `application_name`, and has none of the settings that are attached to
-/// either.
+/// Connects the process to `database` as `role` (the bootstrap superuser if none), shows it as
+/// `application_name`, and discards all settings that are attached to either.
 ///
-/// Without a database, only the catalogs that all databases share can be read.
+/// Without a database, only the shared catalogs can be read.
 ///
 /// Ends the process with the server's own FATAL message if the database or the role
 /// does not exist or may not be used.
@@ -111,8 +110,8 @@ pub fn connect(database: Option<&CStr>, role: Option<&CStr>, application_name: &
     settle(state, database, application_name)
 }
 
-/// As [`connect`], for a visit: by oid, which a database keeps when it is renamed; and
-/// waiting for no lock for long, be it in connecting, as others may wait for the visit to
+/// As [`connect`], for a visit: by oid, which a database keeps when it is renamed; and without
+/// waiting long for any lock, even while connecting, because others may wait for the visit to
 /// end.
 pub fn visit(database: u32, role: u32, application_name: &CStr) -> Session {
     let state = prepare(FOR_A_WHILE);
@@ -128,18 +127,18 @@ pub fn visit(database: u32, role: u32, application_name: &CStr) -> Session {
 }
 
 impl Session {
-    /// Whether the database has got another name. On a primary, whoever renames it waits
-    /// for us to make way. A standby replays that without a word to those who are
-    /// connected, as it replays no locks but those on relations
-    /// (`LogAccessExclusiveLock()` in `storage/ipc/standby.c`).
+    /// Whether the database has been renamed. On a primary, the renaming process waits for us
+    /// to leave. A standby replays this without telling connected processes, because it replays
+    /// no locks except those on relations (`LogAccessExclusiveLock()` in
+    /// `storage/ipc/standby.c`).
     pub fn is_of_another_name(&self) -> bool {
         inval::take_pg_database_change() && transaction(current_database) != self.database_name
     }
 }
 
-/// What has to be before connecting. Returns the state of the settings to go back to.
+/// What must be done before connecting. Returns the state of the settings to restore.
 fn prepare(lock_timeout: &CStr) -> State {
-    // Settings that are applied may have names looked up, which has a hook.
+    // Applying settings may look up names, and there is a hook for that.
     hooks::clear();
     for (name, value) in FIXED_SETTINGS {
         fix_setting(name, value);
@@ -155,15 +154,17 @@ fn settle(state: State, asked_for: Option<&CStr>, application_name: &CStr) -> Se
     state.restore();
     fix_setting(c"application_name", application_name);
     transaction(|| {
-        // Who it is that connected, and not who the database would have it be.
-        // SAFETY: the catalog look-up needs a transaction. The role exists, as we
-        // are connected as it. Its name is palloc'd.
+        // The role that connected, not the one that the database's settings may have switched
+        // to.
+        //
+        // SAFETY: the catalog look-up needs a transaction. The role exists, because we are
+        // connected as it. Its name is palloc'd.
         let (role_oid, role) = unsafe {
             let role = pg_sys::GetAuthenticatedUserId();
             (role, CStr::from_ptr(pg_sys::GetUserNameFromId(role, false)))
         };
         fix_setting(c"session_authorization", role);
-        // What was asked for may have got another name since, on a standby.
+        // On a standby, the database may have been renamed since.
         let database_name = asked_for.map_or_else(current_database, |name| name.to_bytes().into());
         Session {
             database: String::from_utf8_lossy(&database_name).into_owned(),
@@ -180,14 +181,14 @@ fn current_database_oid() -> u32 {
     unsafe { pg_sys::MyDatabaseId }.to_u32()
 }
 
-/// The name of the database that the process is connected to, empty without one; to be
-/// called within [`transaction`].
+/// The name of the database that the process is connected to, empty without one. Must be called
+/// within [`transaction`].
 fn current_database() -> Vec<u8> {
     database_name(current_database_oid()).unwrap_or_default()
 }
 
-/// Gives a setting a value that nothing of lower priority than `PGC_S_OVERRIDE`
-/// changes any more: neither the database, nor the role, nor a reload.
+/// Gives a setting a value that nothing of lower priority than `PGC_S_OVERRIDE` can change:
+/// neither the database, nor the role, nor a reload.
 fn fix_setting(name: &CStr, value: &CStr) {
     // SAFETY: both strings are copied; a name or value that the server doesn't
     // know is an ordinary error.
@@ -208,8 +209,8 @@ pub fn leave(reason: fmt::Arguments) -> ! {
     exit()
 }
 
-/// Says `reason` at DEBUG1 and ends for good this process, which a running process has
-/// started. The server, too, says at DEBUG1 that a process has exited if the status is 0
+/// Logs `reason` at DEBUG1 and ends this process, which a running process has started,
+/// permanently. The server, too, logs at DEBUG1 that a process has exited if the status is 0
 /// (`LogChildExit()` in `postmaster/postmaster.c`).
 pub fn end_visit(reason: fmt::Arguments) -> ! {
     hold_interrupts();
@@ -217,17 +218,17 @@ pub fn end_visit(reason: fmt::Arguments) -> ! {
     exit_with(0)
 }
 
-/// Every message ends in a CHECK_FOR_INTERRUPTS(), which would end a worker that was sent
+/// Every log message ends in a CHECK_FOR_INTERRUPTS(), which would end a worker that was sent
 /// SIGTERM with a second message.
 fn hold_interrupts() {
     // SAFETY: HOLD_INTERRUPTS() of miscadmin.h, never to be resumed.
     unsafe { pg_sys::InterruptHoldoffCount += 1 };
 }
 
-/// Ends the process, with the exit status that makes the postmaster start a worker again
-/// after its restart interval, unless the server is shutting down. (0 would mean "done
-/// for good", anything above 1 a crash; see `CleanupBackgroundWorker()` in
-/// `postmaster/postmaster.c`, from 18 on `CleanupBackend()`.)
+/// Ends the process with the exit status that makes the postmaster restart a worker after its
+/// restart interval, unless the server is shutting down. (0 would mean "done permanently",
+/// anything above 1 a crash; see `CleanupBackgroundWorker()` in `postmaster/postmaster.c`, from
+/// 18 on `CleanupBackend()`.)
 pub fn exit() -> ! {
     exit_with(1)
 }

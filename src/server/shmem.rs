@@ -1,17 +1,16 @@
 //! A table in shared memory that all processes read and write
 //! (`storage/ipc/ipci.c`, `shmem.c`).
 //!
-//! Readers never make a writer wait, and never see half a change: the protocol is
-//! the one of `st_changecount` in `utils/backend_status.h`. A writer makes the
-//! record's change count odd, writes, and makes it even again; a reader that finds it
-//! odd, or changed after reading, reads again. Writers keep each other out by who made
-//! the count odd.
+//! Readers never make a writer wait, and never see half a change: the protocol is that of
+//! `st_changecount` in `utils/backend_status.h`. A writer makes the record's change count odd,
+//! writes, and makes it even again; a reader that finds it odd, or changed after reading, reads
+//! again. Only the writer that made the count odd may write.
 //!
-//! Beside the records there are numbers, each for itself. Both, as many as were asked for,
+//! Beside the records there are single numbers. Both exist in the requested quantity and
 //! outlive the processes, but not a crash of the server.
 //!
-//! Everything in there is an atomic, for which all zeros is a valid value, so that
-//! only finding the memory and hooking into start-up need `unsafe`.
+//! Everything in there is an atomic, for which all zeros is a valid value, so that only finding
+//! the memory and hooking into start-up need `unsafe`.
 
 use pgrx::pg_sys;
 use std::hint::spin_loop;
@@ -27,7 +26,7 @@ pub const WORDS: usize = 21;
 /// How many numbers a wide record holds.
 pub const WIDE_WORDS: usize = 220;
 
-/// What a number of a record can stand for.
+/// What a number of a record can represent.
 pub trait Word {
     fn from_word(word: i64) -> Self;
     fn to_word(self) -> i64;
@@ -57,7 +56,7 @@ word!(
     |value: Option<i64>| value.unwrap_or(i64::MIN)
 );
 
-/// Has a structure be what a record holds, a number a field.
+/// Makes a record hold a structure, with a number for each field.
 macro_rules! record {
     ($(#[$attribute:meta])* $visible:vis struct $name:ident {
         $($(#[$about:meta])* $shown:vis $field:ident: $type:ty,)*
@@ -88,7 +87,7 @@ pub struct Record<const WORDS: usize = { self::WORDS }> {
 
 pub type WideRecord = Record<WIDE_WORDS>;
 
-/// How much of each is to be there.
+/// How many of each to set up.
 #[derive(Clone, Copy)]
 pub struct Sizes {
     pub records: usize,
@@ -97,7 +96,7 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// How many bytes that takes.
+    /// How many bytes they take.
     fn bytes(self) -> usize {
         self.records * size_of::<Record>()
             + self.wide_records * size_of::<WideRecord>()
@@ -115,14 +114,15 @@ static PREVIOUS_STARTUP_HOOK: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
 
 type Hook = unsafe extern "C-unwind" fn();
 
-/// Has the server set up all that, with zeros, whenever it sets up its shared memory, and the
-/// postmaster then call `then`: all libraries are loaded by then. To be called from `_PG_init` while the library is being preloaded.
+/// Makes the server set up all that, with zeros, whenever it sets up its shared memory, and the
+/// postmaster then call `then`, after all libraries are loaded. Must be called from `_PG_init`
+/// while the library is being preloaded.
 pub fn request(sizes: Sizes, then: fn()) {
     // The library is loaded once.
     let _ = SIZES.set(sizes);
     let _ = THEN.set(then);
-    // SAFETY: hooks are plain globals of the starting postmaster. Whoever was there
-    // before us is kept, and called first.
+    // SAFETY: hooks are plain globals of the starting postmaster. The previous hooks are saved,
+    // and called first.
     unsafe {
         let previous = pg_sys::shmem_request_hook.map_or(ptr::null_mut(), |hook| hook as *mut ());
         PREVIOUS_REQUEST_HOOK.store(previous, Ordering::Relaxed);
@@ -152,7 +152,7 @@ fn sizes() -> Sizes {
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn on_shmem_request() {
     call(&PREVIOUS_REQUEST_HOOK);
-    // SAFETY: the one place from which this may be called (miscinit.c).
+    // SAFETY: the only place from which this may be called (miscinit.c).
     unsafe { pg_sys::RequestAddinShmemSpace(sizes().bytes()) };
 }
 
@@ -161,10 +161,10 @@ unsafe extern "C-unwind" fn on_shmem_startup() {
     call(&PREVIOUS_STARTUP_HOOK);
     let sizes = sizes();
     let mut found = false;
-    // SAFETY: the space was asked for above. ShmemInitStruct() aligns to a cache
-    // line, and a record's size is a multiple of an AtomicI64's alignment, so what follows
-    // records is aligned, too. The postmaster is alone with it, so no lock is needed to
-    // clear it; all other processes inherit the pointers when they are forked.
+    // SAFETY: the space was requested above. ShmemInitStruct() aligns to a cache line, and a
+    // record's size is a multiple of an AtomicI64's alignment, so what follows records is
+    // aligned, too. The postmaster is alone with it, so no lock is needed to clear it; all
+    // other processes inherit the pointers when they are forked.
     unsafe {
         let name = c"count_relations".as_ptr();
         let records: *mut Record = pg_sys::ShmemInitStruct(name, sizes.bytes(), &mut found).cast();
@@ -206,8 +206,8 @@ fn part<T>(start: &AtomicPtr<T>, count: fn(Sizes) -> usize) -> Option<&'static [
     (!start.is_null()).then(|| unsafe { std::slice::from_raw_parts(start, count(sizes())) })
 }
 
-/// Runs `body` while no other process runs one: `holder` is one of the numbers, the same
-/// for all. `body` must not fail nor take long.
+/// Runs `body` while no other process does: `holder` is one of the numbers, the same for all.
+/// `body` must neither fail nor take long.
 pub fn exclusively<R>(holder: &AtomicI64, body: impl FnOnce() -> R) -> R {
     let mut attempts = 0;
     while holder
@@ -216,8 +216,8 @@ pub fn exclusively<R>(holder: &AtomicI64, body: impl FnOnce() -> R) -> R {
     {
         back_off(&mut attempts);
     }
-    // SAFETY: HOLD_INTERRUPTS() and RESUME_INTERRUPTS() of miscadmin.h: nobody would give
-    // back what a process that was terminated holds.
+    // SAFETY: HOLD_INTERRUPTS() and RESUME_INTERRUPTS() of miscadmin.h: if the process were
+    // terminated here, nothing would release `holder`.
     unsafe { pg_sys::InterruptHoldoffCount += 1 };
     let result = body();
     holder.store(0, Ordering::Release);
@@ -242,7 +242,7 @@ impl<const WORDS: usize> Record<WORDS> {
         }
     }
 
-    /// Changes the numbers. `change` must not fail nor take long: nobody else can
+    /// Changes the numbers. `change` must neither fail nor take long: no other process can
     /// write or read the record meanwhile.
     pub fn update(&self, change: impl FnOnce(&mut [i64; WORDS])) {
         let mut attempts = 0;
@@ -258,7 +258,7 @@ impl<const WORDS: usize> Record<WORDS> {
                 Err(_) => back_off(&mut attempts),
             }
         };
-        // The odd count is seen before any of the numbers changes.
+        // Readers see the odd count before any of the numbers changes.
         fence(Ordering::Release);
         let mut words = std::array::from_fn(|i| self.words[i].load(Ordering::Relaxed));
         change(&mut words);
@@ -270,7 +270,7 @@ impl<const WORDS: usize> Record<WORDS> {
     }
 }
 
-/// Lets somebody else, who may be waiting for the processor, finish a change.
+/// Lets another process, which may be waiting for the processor, finish a change.
 fn back_off(attempts: &mut u32) {
     *attempts += 1;
     if *attempts < 1_000 {

@@ -6,17 +6,16 @@
 //! flags when it is safe to. Both handlers here end in the server's own:
 //!
 //! - SIGHUP: `SignalHandlerForConfigReload` (`postmaster/interrupt.c`).
-//! - SIGTERM: `die` (`tcop/postgres.c`), the one that client backends use. Its
-//!   flags make the next `CHECK_FOR_INTERRUPTS()` end the process, which is what
-//!   gets a worker out of a long query or out of waiting for a lock. A handler
-//!   that sets only a flag of the worker's own can't: nobody reads that flag
-//!   until the query is over.
+//! - SIGTERM: `die` (`tcop/postgres.c`), the one that client backends use. Its flags make the
+//!   next `CHECK_FOR_INTERRUPTS()` end the process, which gets a worker out of a long query or
+//!   out of waiting for a lock. A handler that only sets a flag of the worker's own can't:
+//!   nothing reads that flag until the query is over.
 //!
-//! SIGINT, `pg_cancel_backend()`, has the handler that the server gives every worker that
-//! may connect to a database (`StartBackgroundWorker()` in `postmaster/bgworker.c`, from
-//! 17 on `BackgroundWorkerMain()`). It is meant for a query, but
-//! `CHECK_FOR_INTERRUPTS()` does not know whether there is one, and is in many places
-//! without a query too: every message that is logged ends in it.
+//! SIGINT, `pg_cancel_backend()`, has the handler that the server gives every worker that may
+//! connect to a database (`StartBackgroundWorker()` in `postmaster/bgworker.c`, from 17 on
+//! `BackgroundWorkerMain()`). It is meant for a query, but `CHECK_FOR_INTERRUPTS()` does not
+//! know whether one is running, and is called in many places without a query too: at the end of
+//! every log message, for example.
 
 use pgrx::pg_sys;
 use std::ffi::c_int;
@@ -28,8 +27,8 @@ static TERMINATED: AtomicBool = AtomicBool::new(false);
 mod handlers {
     use super::*;
 
-    // Declared here and not taken from `pg_sys`, whose wrappers catch errors with
-    // sigsetjmp: no work for a signal handler.
+    // Declared here and not taken from `pg_sys`, whose wrappers catch errors with sigsetjmp,
+    // which has no place in a signal handler.
     unsafe extern "C-unwind" {
         fn die(signal: c_int);
         pub fn SignalHandlerForConfigReload(signal: c_int);
@@ -43,8 +42,8 @@ mod handlers {
     }
 }
 
-/// From 19 on a handler is told who sent the signal too, and `die` remembers it for
-/// its message.
+/// From 19 on a handler is also told who sent the signal, and `die` remembers it for its
+/// message.
 #[cfg(not(any(feature = "pg15", feature = "pg16", feature = "pg17", feature = "pg18")))]
 mod handlers {
     use super::*;
@@ -64,17 +63,17 @@ mod handlers {
     }
 }
 
-/// Installs the handlers and lets signals in; to be called first thing in a
-/// worker's main function (`postmaster/bgworker.c` starts it with all blocked).
+/// Installs the handlers and unblocks signals. Must be called first in a worker's main function
+/// (`postmaster/bgworker.c` starts it with all signals blocked).
 pub fn attach() {
     #[cfg(any(feature = "pg15", feature = "pg16", feature = "pg17"))]
     use pg_sys::pqsignal;
     #[cfg(not(any(feature = "pg15", feature = "pg16", feature = "pg17")))]
     use pg_sys::pqsignal_be as pqsignal;
 
-    // SAFETY: both handlers have the signature that pqsignal() asks for, are
-    // async-signal-safe as said above, and live as long as the process.
-    // Signals are still blocked here, and let in only once both are in place.
+    // SAFETY: both handlers have the signature that pqsignal() asks for, are async-signal-safe
+    // as said above, and live as long as the process. Signals are still blocked here, and
+    // unblocked only once both handlers are installed.
     unsafe {
         pqsignal(
             pg_sys::SIGHUP as c_int,
@@ -85,8 +84,8 @@ pub fn attach() {
     }
 }
 
-/// Whether SIGTERM has arrived: an administrator or a shutdown wants the process
-/// to leave. Stays true.
+/// Whether SIGTERM has arrived: an administrator or a shutdown wants the process to leave.
+/// Stays true.
 pub fn terminated() -> bool {
     TERMINATED.load(Ordering::Relaxed)
 }
@@ -94,9 +93,9 @@ pub fn terminated() -> bool {
 /// Whether SIGHUP has arrived since the last call.
 pub fn take_reload_request() -> bool {
     let flag = &raw mut pg_sys::ConfigReloadPending;
-    // SAFETY: a `volatile sig_atomic_t` of the server's (interrupt.h), shared with
-    // the handler of this same thread only. A signal between the read and the
-    // write is not lost: the reload that follows reads what it announced.
+    // SAFETY: a `volatile sig_atomic_t` of the server's (interrupt.h), shared only with the
+    // handler of this same thread. A signal between the read and the write is not lost: the
+    // reload that follows reads the files it was sent for.
     unsafe {
         let pending = flag.read_volatile() != 0;
         if pending {
@@ -106,14 +105,14 @@ pub fn take_reload_request() -> bool {
     }
 }
 
-/// From here on, cancel requests are for what runs in [`cancelable`] only.
+/// From here on, cancel requests only affect what runs in [`cancelable`].
 pub fn hold_cancel_requests() {
     // SAFETY: HOLD_CANCEL_INTERRUPTS() of miscadmin.h.
     unsafe { pg_sys::QueryCancelHoldoffCount += 1 };
 }
 
-/// Runs `body`, which a cancel request that arrives meanwhile ends with an ERROR. To be
-/// called after [`hold_cancel_requests`].
+/// Runs `body`; a cancel request that arrives meanwhile ends it with an ERROR. Must be called
+/// after [`hold_cancel_requests`].
 pub fn cancelable<R>(body: impl FnOnce() -> R) -> R {
     // SAFETY: a `volatile sig_atomic_t` that its handler only ever sets, and
     // RESUME_CANCEL_INTERRUPTS() of miscadmin.h. Requests that came before had nothing

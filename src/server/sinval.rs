@@ -5,10 +5,10 @@
 //! databases (`LocalExecuteInvalidationMessage()` in `utils/cache/inval.c`), but
 //! `ReceiveSharedInvalidMessages()` lets its caller say what to do with them.
 //!
-//! The server itself calls that function when a transaction starts, when a lock on a
-//! relation is taken, and perhaps while we handle a message. What it receives then is lost
-//! for us, but not how many messages they were: it counts all of them
-//! (`SharedInvalidMessageCounter`), and we count ours.
+//! The server itself calls that function when a transaction starts, when a lock on a relation
+//! is taken, and perhaps while we handle a message. The messages received then are lost for us,
+//! but their number is not: the server counts all messages (`SharedInvalidMessageCounter`), and
+//! we count ours.
 
 use pgrx::pg_sys::{
     self, RelationRelationId, SHAREDINVALCATALOG_ID, SharedInvalidationMessage,
@@ -18,42 +18,40 @@ use std::ffi::c_int;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-// Declared here and not taken from `pg_sys`, whose wrappers are ready to catch an error,
-// at the price of a sigsetjmp() for each message. An error passes through the functions
-// below, which have nothing to clean up then, to the wrapper around all of it.
+// Declared here and not taken from `pg_sys`, whose wrappers prepare to catch an error, at the
+// cost of a sigsetjmp() for each message. An error passes through the functions below, which
+// then have nothing to clean up, to the wrapper around all of it.
 unsafe extern "C-unwind" {
     fn LocalExecuteInvalidationMessage(message: *mut SharedInvalidationMessage);
     fn InvalidateSystemCaches();
 }
 
-/// The databases that were named in messages since [`receive`] began; one may be there
-/// several times.
+/// The databases named in messages since [`receive`] began, possibly several times.
 static NAMED: Mutex<Vec<u32>> = Mutex::new(Vec::new());
 
-/// Whether messages have been lost, or everything is to be forgotten: as before the first
-/// call of [`receive`].
+/// Whether messages have been lost, or everything must be forgotten, as before the first call
+/// of [`receive`].
 static ANY: AtomicBool = AtomicBool::new(true);
 
-/// How many messages the process has received, and we know of.
+/// How many messages the process has received, as far as we know.
 static KNOWN: AtomicU64 = AtomicU64::new(0);
 
 /// Whose `pg_class` has changed.
 pub enum Changed {
-    /// Perhaps everybody's.
+    /// Perhaps that of all databases.
     All,
     /// That of the databases with these oids.
     These(Vec<u32>),
 }
 
-/// Receives the messages that have been sent by now, as [`super::inval`]'s
-/// function of this name does, and says which databases' `pg_class` was concerned since
-/// the last call.
+/// Receives the messages sent so far, as [`super::inval`]'s function of this name does, and
+/// returns the databases whose `pg_class` has changed since the last call.
 ///
-/// When it returns, what it says can be received by all other processes, too: whoever
-/// receives from then on has it, or has had it.
+/// When it returns, all other processes can receive the same messages, too: any that receives
+/// from then on has them, or has had them.
 pub fn receive() -> Changed {
-    // SAFETY: as in super::inval::receive(). Both functions have the signatures
-    // that are asked for. The counter is a plain global of this process.
+    // SAFETY: as in super::inval::receive(). Both functions have the required signatures. The
+    // counter is a plain global of this process.
     let received = unsafe {
         pg_sys::ReceiveSharedInvalidMessages(Some(on_message), Some(on_reset));
         pg_sys::SharedInvalidMessageCounter
@@ -72,13 +70,13 @@ pub fn receive() -> Changed {
     Changed::These(named)
 }
 
-/// Waits until those who are sending messages right now have sent them.
+/// Waits until processes that are sending messages right now have sent them.
 ///
-/// `SIInsertDataEntries()` makes its messages visible first, and tells each process that
-/// there are some second. In between we may have them, while another one, which looks only
+/// `SIInsertDataEntries()` makes its messages visible first, and tells each process that there
+/// are some second. In between we may have them, while another process, which looks only
 /// whether it has been told, does not. But the sender holds `SInvalWriteLock` meanwhile.
 fn await_senders() {
-    // SAFETY: takes and releases that lock, and does what whoever is caught up does in
+    // SAFETY: takes and releases that lock, and does what a process that has caught up does in
     // ReceiveSharedInvalidMessages().
     unsafe { pg_sys::SICleanupQueue(false, 0) };
 }
@@ -102,7 +100,7 @@ unsafe extern "C-unwind" fn on_message(message: *mut SharedInvalidationMessage) 
     };
     if let Some(database) = concerned {
         let mut named = named();
-        // Most often there are several of one transaction.
+        // Often several messages come from one transaction.
         if named.last() != Some(&database.to_u32()) {
             named.push(database.to_u32());
         }

@@ -1,9 +1,9 @@
 //! Transactions and snapshots (`access/transam/xact.c`, `utils/time/snapmgr.c`).
 //!
-//! There is no clean-up code here, on purpose. An error inside leaves through
-//! the worker's main function, and the process exit that follows aborts the
-//! transaction (`ShutdownPostgres()` in `utils/init/postinit.c`); the postmaster
-//! then starts a new worker, which has nothing to repair.
+//! There is no clean-up code here, on purpose. An error inside leaves through the worker's main
+//! function, and the process exit that follows aborts the transaction (`ShutdownPostgres()` in
+//! `utils/init/postinit.c`); the postmaster then starts a new worker, which has nothing to
+//! repair.
 
 use super::hooks;
 use pgrx::pg_sys;
@@ -23,8 +23,8 @@ pub fn transaction<R>(body: impl FnOnce() -> R) -> R {
     result
 }
 
-/// Runs `body` with a fresh snapshot that sees everything committed by now, and with
-/// nobody's hooks: whatever a query needs. To be called within [`transaction`].
+/// Runs `body` with a new snapshot that sees everything committed so far, and without any
+/// hooks: what a query needs. Must be called within [`transaction`].
 pub fn with_snapshot<R>(body: impl FnOnce() -> R) -> R {
     hooks::clear();
     // SAFETY: GetTransactionSnapshot() needs a transaction and raises an error
