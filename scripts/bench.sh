@@ -22,6 +22,5 @@ for worker in empty_worker plain_worker; do
 done
 
 say "Measuring on $("$PG_CONFIG" --version)"
-# Measured is what the server does, not this program, which the tests have mostly
-# built already.
+# This measures the server, not this program, which the tests have mostly built already.
 BENCH_LIBRARIES=$dir cargo bench --profile dev "${features[@]}" --bench cost

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the release, or with --debug what is built quickly, and installs it into the
-# private installation.
+# Builds the release, or with --debug a quick build, and installs it into the private
+# installation.
 source "$(dirname "$0")/common.sh"
 scripts/setup.sh
 use_postgres

@@ -4,11 +4,11 @@ set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# The postgres user has to read what root builds and installs.
+# The postgres user must be able to read what root builds and installs.
 umask 022
 
-# Names a PostgreSQL, for the scripts that this one runs, too; choose_postgres does, if
-# nobody else has.
+# The PostgreSQL to use, also for scripts that this one runs; if it is not set, choose_postgres
+# sets it.
 export PG_CONFIG=${PG_CONFIG-}
 
 # --- Saying things; on stderr, because a script's stdout may be its result ---
@@ -20,8 +20,8 @@ die() { printf '\nerror: %s\n' "$*" >&2; exit 1; }
 
 is_root() { [[ $EUID == 0 ]]; }
 
-# PostgreSQL refuses to run as root, so root runs it as `postgres`. A clean
-# environment and directory: root's are of no use to that user.
+# PostgreSQL refuses to run as root, so root runs it as `postgres`, in a clean environment and
+# directory: root's are of no use to that user.
 as_postgres() {
     if is_root; then
         (cd / && exec setpriv --reuid=postgres --regid=postgres --init-groups --reset-env "$@")
@@ -46,8 +46,8 @@ can_be_root() { is_root || { command -v sudo >/dev/null && sudo true; }; }
 
 # --- Jobs ---
 
-# Runs a command, or a function, that may take long. Bash lets a trap wait for a
-# command, but not for a job.
+# Runs a command, or a function, that may take long. While Bash waits for a command it runs no
+# trap; while it waits for a job it does.
 run_job() {
     local status=0
     set -m # in a process group of its own
@@ -65,26 +65,26 @@ end_job() {
     wait "$job" 2>/dev/null || true
 }
 
-# Has the script exit, and so clean up, whatever ends it short of SIGKILL.
+# Makes the script exit, and so clean up, whatever ends it except SIGKILL.
 exit_on_signals() { # STATUS
     # shellcheck disable=SC2064 # the status is known now
     trap "exit $1" HUP INT QUIT PIPE ALRM TERM USR1 USR2
 }
 
-# Nothing interrupts what cleans up, and nobody needs to be there to read what it says.
+# Cleaning up must not be interrupted, nor fail because its output is not read.
 clean_up_in_peace() {
     trap '' HUP INT QUIT PIPE ALRM TERM USR1 USR2
     set +e
 }
 
-# What outlives a checkout; for root where the postgres user can read it.
+# What outlives a checkout; for root, where the postgres user can read it.
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/count_relations
 ! is_root || cache=/var/cache/count_relations
 # What private-installation.sh makes for this checkout.
 installations=${COUNT_RELATIONS_INSTALLATIONS:-$cache/installations/$(cksum <<<"$PWD" | cut -d ' ' -f 1)}
 
-# Who answers for what is made here, as "NAME <ADDRESS>": DEBFULLNAME and DEBEMAIL, which
-# Debian's tools read too, or else the author of the commit that it is made of.
+# The maintainer of what is built here, as "NAME <ADDRESS>": DEBFULLNAME and DEBEMAIL, which
+# Debian's tools read too, or else the author of the commit that is built.
 maintainer() {
     local name email
     name=${DEBFULLNAME:-$(git log -1 --format=%an 2>/dev/null || true)}
@@ -98,7 +98,7 @@ maintainer() {
 
 apt_offers() { apt-cache show --no-all-versions "$1" &>/dev/null; }
 
-# What installing them would come to, for people to read.
+# What installing them would involve, for people to read.
 apt_simulate() { # PACKAGE...
     local plan new upgraded
     plan=$(LC_ALL=C apt-get -s install --no-install-recommends "$@" 2>/dev/null) || return
@@ -115,7 +115,7 @@ apt_simulate() { # PACKAGE...
 
 apt_update() { sudo_if_needed apt-get -q update </dev/null >&2; }
 
-# A cluster is nothing that one needs for an extension, nor expects from it.
+# Building an extension needs no cluster, and installing packages should create none.
 # shellcheck disable=SC2016 # for another shell
 apt_script='
     directory=/etc/postgresql-common/createcluster.d made=
@@ -197,9 +197,8 @@ debian_pg_config() { echo "/usr/lib/postgresql/$1/bin/pg_config"; } # MAJOR VERS
 has_server() { [[ -x $1 && -x $("$1" --bindir)/postgres ]]; }                  # PG_CONFIG
 has_headers() { [[ -x $1 && -f $("$1" --includedir-server)/postgres.h ]]; } # PG_CONFIG
 
-# Sets PG_CONFIG, if it is not set, to the newest that is installed with its headers.
-# Never to the first pg_config on PATH: it may belong to another version than the server
-# that one has in mind.
+# Sets PG_CONFIG, if it is not set, to the newest that is installed with its headers. Never to
+# the first pg_config on PATH: it may not belong to the intended server.
 choose_postgres() {
     local i found
     if [[ -n $PG_CONFIG ]]; then
@@ -222,8 +221,8 @@ find_directories() { # PG_CONFIG
     pg_share=$("$1" --sharedir)
 }
 
-# What a script needs to know, once setup.sh has been there. From then on, PG_CONFIG is
-# that of a private installation, for pgrx too.
+# Sets what a script needs to know, after setup.sh has run. From then on, PG_CONFIG is that of a
+# private installation, for pgrx too.
 use_postgres() {
     find_rust || die "no Rust $rust_needed or newer, with rustfmt, is installed"
     choose_postgres || die "no PostgreSQL of $supported_range is installed with its headers"
@@ -238,8 +237,8 @@ use_postgres() {
     tell_cargo
 }
 
-# So that plain cargo, in an editor too, builds for the same PostgreSQL, and has nothing
-# to build again.
+# Makes plain cargo, even in an editor, build for the same PostgreSQL, without rebuilding
+# anything.
 tell_cargo() {
     local configuration
     configuration=$(printf '[env]\nPG_CONFIG = "%s"\nPGRX_PG_CONFIG_PATH = "%s"' "$PG_CONFIG" "$PG_CONFIG")

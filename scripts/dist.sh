@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the archive for PGXN, of what is committed, in dist/. Its META.json names the
-# maintainer, as PGXN wants it.
+# Makes the archive for PGXN, from what is committed, in dist/. Its META.json names the
+# maintainer, as PGXN requires.
 source "$(dirname "$0")/common.sh"
 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)

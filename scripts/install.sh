@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the release and installs it into the PostgreSQL of PG_CONFIG. A server that runs
-# on the library that was there before keeps it until it is restarted.
+# Builds the release and installs it into the PostgreSQL of PG_CONFIG. A running server keeps
+# the library that it has loaded until it is restarted.
 source "$(dirname "$0")/common.sh"
 scripts/setup.sh
 use_postgres

@@ -5,7 +5,7 @@ source "$(dirname "$0")/common.sh"
 scripts/setup.sh
 use_postgres
 
-# Cargo takes the first cargo-clippy on PATH, be it another toolchain's.
+# Cargo takes the first cargo-clippy on PATH, even another toolchain's.
 if [[ $(command -v cargo) == /usr/bin/cargo && ! -e /usr/bin/cargo-clippy ]]; then
     if dpkg-query --show cargo-web &>/dev/null; then
         apt_install rust-web-clippy

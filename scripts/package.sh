@@ -31,7 +31,7 @@ find_directories "$original_pg_config"
 library=$root$pg_lib/count_relations.so
 install -Dm 644 -t "$root$pg_lib" "${built[0]}" # Debian's libraries are not executable
 install -Dm 644 -t "$root$pg_share/extension" "${built[1]}"/count_relations*
-# Everything that the server itself does not bring.
+# Everything that the server itself does not provide.
 mkdir "$work/debian" && touch "$work/debian/control"
 needed=$(cd "$work" && dpkg-shlibdeps -O "$library" 2>"$work/log") || die "$(cat "$work/log")"
 
@@ -78,7 +78,7 @@ package=dist/${name}_${version}_$(dpkg --print-architecture).deb
 dpkg-deb --root-owner-group --build "$root" "$package" >&2
 
 say "Checking it with lintian"
-# Bugs are closed by what enters Debian's archive.
+# Only an upload to Debian's archive closes bugs.
 lintian --allow-root --suppress-tags initial-upload-closes-no-bugs --fail-on error,warning "$package" >&2
 
 echo "$package"

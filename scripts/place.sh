@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Puts files into a directory, each in one step: whoever looks finds the old file or the
-# new one and nothing else, and a server that has the old one loaded keeps it:
+# Puts files into a directory, each in one step: a reader finds either the old file or the new
+# one, and a server that has the old one loaded keeps it:
 #   scripts/place.sh DIRECTORY FILE...
 set -euo pipefail
 

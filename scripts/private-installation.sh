@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes a copy of the installation that a pg_config belongs to, for this checkout alone,
-# or brings it up to date, and prints the pg_config of the copy. What is built and tested
-# here goes in there: no server of this machine loads it.
+# Makes a copy of the installation that a pg_config belongs to, for this checkout alone, or
+# updates it, and prints the pg_config of the copy. What is built and tested here is installed
+# there: no server of this machine loads it.
 #
 # PostgreSQL finds its directories from where its programs really are (make_relative_path()
 # in src/port/path.c). So the programs are copied, beneath the same path as before; all
@@ -17,13 +17,13 @@ find_directories "$original"
 include=$("$original" --pkgincludedir)
 [[ -x $pg_bin/pg_config ]] || die "$original: there is no $pg_bin/pg_config"
 
-# Not all that there is: the directory may be /usr/bin.
+# Not everything: the directory may be /usr/bin.
 find_programs() {
     find -L "$pg_bin" -maxdepth 1 -type f -regextype posix-extended -regex \
         '.*/(postgres|psql|pgbench|initdb|pg_.*|(create|drop)(db|user)|(cluster|reindex|vacuum)db)' "$@"
 }
 
-# But for what has been installed of ours.
+# Except our own installed files.
 find_files() { # IN
     find -L "$1" -mindepth 1 -maxdepth 1 ! -name 'count[-_]relations*' "${@:2}"
 }
@@ -36,7 +36,7 @@ contents=$(
     done
 )
 id=$(cksum <<<"$original" | cut -d ' ' -f 1)
-# With another release come other headers, and pgrx builds anew when the path changes.
+# Another release has other headers, and pgrx rebuilds when the path changes.
 copy=$installations/$("$original" --version | cut -d ' ' -f 2)-$id
 
 if [[ $(cat "$copy/contents" 2>/dev/null) != "$contents" ]]; then

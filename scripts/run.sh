@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Shows the extension at work in a throwaway server, until Ctrl-C.
-# DATABASES='postgres, template1' sets count_relations.databases. With --debug, it is what
-# is built quickly.
+# DATABASES='postgres, template1' sets count_relations.databases. --debug uses a quick build.
 source "$(dirname "$0")/common.sh"
 scripts/build.sh "$@"
 use_postgres
@@ -14,7 +13,7 @@ give_to_postgres "$dir"
 clean_up() {
     clean_up_in_peace
     end_job
-    # It may be just about to write down its pid.
+    # It may not have written its pid yet.
     while [[ ! -s $data/postmaster.pid ]] && kill -0 "${server_pid-}" 2>/dev/null; do
         sleep 0.1
     done
@@ -40,8 +39,8 @@ options=(-k "$dir" -c listen_addresses=)
 as_postgres env -u RUST_BACKTRACE setsid "$pg_bin/postgres" -D "$data" "${options[@]}" &>"$log" &
 server_pid=$!
 
-# Until the first count, or for as long as one may well wait for it: with the
-# wrong DATABASES there is none, and the log says why.
+# Waits until the first count, but not forever: with the wrong DATABASES there is none, and the
+# log says why.
 for ((i = 0; i < 100; i++)); do
     ! grep -q 'Currently [0-9]* relations' "$log" || break
     kill -0 $server_pid 2>/dev/null || { cat "$log" >&2; die "the server did not start"; }

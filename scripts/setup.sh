@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing to build and test the extension, and nothing else.
+# Installs missing prerequisites for building and testing the extension, and nothing else.
 source "$(dirname "$0")/common.sh"
 
 packages=() missing=()
@@ -20,8 +20,7 @@ libclang() {
     [[ -n ${LIBCLANG_PATH-} ]] || compgen -G '/usr/lib/llvm-*/lib/libclang[.-][s1-9]*' ||
         compgen -G '/usr/lib*/libclang.so*' || compgen -G '/usr/lib/*-linux-gnu/libclang[.-][s1-9]*'
 }
-# Not for a server that was built without ICU; but as long as its headers are missing,
-# it is Debian's.
+# Not for a server that was built without ICU; but if its headers are missing, it is Debian's.
 icu_headers() {
     if has_headers "$PG_CONFIG" && ! grep -q '^#define USE_ICU' "$("$PG_CONFIG" --includedir-server)/pg_config.h"; then
         return
@@ -34,8 +33,8 @@ cargo_pgrx() { [[ $(cargo pgrx --version 2>/dev/null) == "cargo-pgrx $pgrx_versi
 
 # --- Which PostgreSQL ---
 
-# Sets $major to what apt has to install: headers for the newest server that is there, or
-# else the newest server.
+# Sets $major to what apt must install: headers for the newest server that is installed, or else
+# the newest server.
 choose_from_apt() {
     local i
     for ((i = ${#supported[@]} - 1; i >= 0; i--)); do

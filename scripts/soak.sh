@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Lets everything happen at random to a server of the PostgreSQL of PG_CONFIG, for
-# MINUTES, and prints what became of it.
+# Runs everything at random on a server of the PostgreSQL of PG_CONFIG, for MINUTES, and prints
+# the results.
 source "$(dirname "$0")/common.sh"
 scripts/setup.sh
 use_postgres

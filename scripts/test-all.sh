@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests on every supported PostgreSQL that can be had, or on those named:
+# Runs the tests on every supported PostgreSQL that is available, or on those named:
 #   scripts/test-all.sh 15 18-cassert
 source "$(dirname "$0")/common.sh"
 
@@ -18,8 +18,8 @@ for PG_CONFIG in $pg_configs; do
     results+=("$result after $SECONDS s: $("$PG_CONFIG" --version), $PG_CONFIG")
 done
 
-# The libraries of all versions are installed by now; a server must refuse those that
-# were built for another.
+# The libraries of all versions are installed by now; a server must refuse those that were built
+# for another.
 # shellcheck disable=SC2086 # several words
 scripts/test-confused.sh $pg_configs || failed=1
 

@@ -26,11 +26,11 @@ for server in "${servers[@]}"; do
         library=$("$other" --pkglibdir)/count_relations.so
         [[ $theirs != "$ours" && -e $library ]] || continue
         checked=$((checked + 1))
-        # It would run for good if it did not refuse.
+        # It would run forever if it did not refuse.
         said=$(as_postgres timeout 60 "$("$server" --bindir)/postgres" -D "$data" -k "$dir" \
             -c listen_addresses= -c shared_preload_libraries="$library" 2>&1) || true
-        # The one if the linker finds all functions that the library calls, or else
-        # the other.
+        # The first message if the linker finds all functions that the library calls, otherwise
+        # the second.
         if [[ $said == *'FATAL:  incompatible library "'"$library"'": version mismatch'*"Server is version $ours, library is version $theirs"* ||
             $said == *'FATAL:  could not load library "'"$library"'": '*'undefined symbol'* ]]; then
             echo "$ours refuses the library for $theirs" >&2

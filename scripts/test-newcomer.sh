@@ -9,7 +9,7 @@ say_what_became_of_it() { # RESULT
     printf '%s\n' "$1" | tee -a "$results" >&2
 }
 
-# --- In the fresh Debian, as whoever the newcomer is ---
+# --- In the fresh Debian, as the newcomer ---
 
 if [[ ${1-} == inside ]]; then
     mapfile -t commands < <(sed -n '/^## Try it/,/^## Install/ s/^    \$ //p' README.md)
@@ -92,7 +92,7 @@ make_debian() { # RELEASE: leaves it in $work/RELEASE
     [[ -n $mirror ]] || die "apt's configuration names no Debian mirror"
     debootstrap --include=make,sudo "$1" "$root" "$mirror" >"$work/log" || die "$(tail "$work/log")"
     sources_for "$1" >"$root/etc/apt/sources.list"
-    # What it takes from here to reach the network.
+    # What is needed to reach the network from here.
     apt-config dump | grep -E '^Acquire::(https?|ftp|Check[^:]*|Retries)' >"$root/etc/apt/apt.conf.d/90machine" || true
     cp -L /etc/resolv.conf /etc/hosts "$root/etc/"
     mkdir -p "$root/usr/local/share/ca-certificates"
@@ -107,7 +107,7 @@ newcomer() { # RELEASE USER
     [[ $2 == user ]] || home=/root
     mkdir "$work/$1-$2" "$work/work-$1-$2"
     git ls-files -z | tar --null -T - -cf "$work/repository.tar"
-    # A file system that only these processes see, gone with them.
+    # A file system that only these processes see, and that disappears with them.
     unshare --mount --pid --ipc --fork --kill-child bash -euo pipefail -s "$@" "$home" "$work" <<'END'
         release=$1 user=$2 home=$3 work=$4
         root=$work/root

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Makes the Debian package, installs it with apt, has it count, installs a newer build over
-# the running server, and removes it again. On a private copy of this machine, because an installation for development has the
-# very same paths: an overlay over /, seen by this script only, gone when it ends.
+# Makes the Debian package, installs it with apt, has it count, installs a newer build over the
+# running server, and removes it again. Uses a private copy of this machine, because an
+# installation for development has the very same paths: an overlay over /, seen only by this
+# script, gone when it ends.
 source "$(dirname "$0")/common.sh"
 
 if [[ ${1-} != inside ]]; then

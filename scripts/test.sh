@@ -39,7 +39,7 @@ test_inside() {
         die "unexpected lines in the log of the tests' server:"$'\n'"$unexpected"
 }
 
-# Those that no test has named beforehand, with expect_in_log.
+# Messages that no test has declared with expect_in_log.
 unexpected_lines() { # LOG
     awk '
         !sub(/^.*\]: TMSG: /, "") { next }
@@ -68,16 +68,16 @@ all_inside() {
     rm -f "$pg_lib/count_relations.so"
     test_inside
 
-    # With assertions comes debug_discard_caches, too: whoever relies on something that
-    # is only in a cache falls.
+    # A build with assertions also has debug_discard_caches, which breaks code that relies on
+    # something that is only in a cache.
     if [[ $("$PG_CONFIG" --configure) == *--enable-cassert* ]]; then
         say "The same with caches that forget at once"
         DISCARD_CACHES=1 test_inside
     fi
 }
 
-# On what scripts/build.sh has installed. The same features as above, so that nothing is
-# built again. Stories mostly wait, so there can be more of them at a time than processors.
+# Runs on what scripts/build.sh has installed, with the same features as above, so that nothing
+# is rebuilt. Stories mostly wait, so more of them than processors can run at a time.
 stories() {
     say "Unit tests, and stories on servers of their own"
     export COUNT_RELATIONS_TEST_DIRECTORY=$dir TMPDIR=$dir

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Provides what stories need besides PostgreSQL, in target/tools: exporters for Prometheus,
 # Prometheus with promtool, and check_postgres, unless they are on PATH, and libfaketime.
-# Taken out of Debian's packages and not installed, because those would also start services
+# Extracted from Debian's packages and not installed, because those would also start services
 # and add users.
 source "$(dirname "$0")/common.sh"
 

@@ -22,8 +22,8 @@ if [[ ! -w $pg_lib || ! -w $pg_share/extension ]] && ! is_root; then
     exec sudo env PG_CONFIG="$PG_CONFIG" scripts/uninstall.sh
 fi
 
-# The data directories of the servers whose postmaster has the library loaded, or the one that
-# was in its place before. (A server in a container may have another at the same path.)
+# The data directories of the servers whose postmaster has loaded the library, or a previous one
+# in its place. (A server in a container may have another at the same path.)
 preloading() {
     local process data
     for process in /proc/[0-9]*; do

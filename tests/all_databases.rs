@@ -1,5 +1,5 @@
-//! With `databases = '*'` a launcher knows which databases have changed and sends workers
-//! to those; every database that can be connected to, and is no template, has a row.
+//! With `databases = '*'` a launcher knows which databases have changed and sends workers to
+//! them; every database that allows connections, and is not a template, has a row.
 
 use crate::cluster::{
     Background, Cluster, FAST, Level, eventually, is_gone, major_version, processor_time, send,
@@ -38,8 +38,7 @@ fn rows(client: &mut Client) -> Vec<String> {
     rows.iter().map(|row| row.get(0)).collect()
 }
 
-/// Waits until these databases, in this order, have been counted, and have a row; and no
-/// others.
+/// Waits until exactly these databases, in this order, have been counted and have a row.
 fn await_rows(cluster: &Cluster, databases: &[&str]) {
     let mut client = cluster.connect("postgres");
     eventually(&format!("rows of {databases:?}"), || {
@@ -79,8 +78,8 @@ pub fn assert_all_right(cluster: &Cluster) {
     }
 }
 
-/// Changes a database until a worker is there; returns its pid. It is going to be there
-/// for some seconds.
+/// Changes a database until a worker is there, which will stay for some seconds; returns its
+/// pid.
 fn have_visited(cluster: &Cluster, database: &str) -> i32 {
     eventually("a visit", || {
         cluster.execute(database, "CREATE TABLE visited (); DROP TABLE visited");
@@ -96,8 +95,8 @@ fn visits(cluster: &Cluster, database: &str) -> usize {
     cluster.lines_with(&started).len()
 }
 
-/// Waits until the launcher has looked at the databases: one that is new has been counted.
-/// Whatever it had to do before that is done.
+/// Waits until the launcher has looked at the databases and the new one has been counted.
+/// Everything that the launcher had to do before is then done.
 fn await_look(cluster: &Cluster, new_database: &str) {
     cluster.execute("postgres", &format!("CREATE DATABASE {new_database}"));
     let mut client = cluster.connect("postgres");
@@ -235,9 +234,9 @@ fn a_created_database_is_counted_within_seconds_however_long_naptime() {
     assert!(counted.time - created < 5.0, "{} s", counted.time - created);
 }
 
-/// Both while nobody is in the database "app", and while a worker is, which makes way.
-/// The commands give up by themselves after five seconds, so that each success is a worker
-/// that made way in time.
+/// Both while no worker is in the database "app", and while one is, which makes way. The
+/// commands give up by themselves after five seconds, so each success means that a worker made
+/// way in time.
 fn idle_and_visited(story: impl Fn(&Cluster)) {
     let cluster = start(&[]);
     await_rest(&cluster);
@@ -406,7 +405,7 @@ fn strange_names_are_counted() {
     all.sort();
     await_rows(&cluster, &all);
     assert_all_right(&cluster);
-    // A name with line breaks in it can't make up a line of its own.
+    // A name with line breaks in it can't fake a line of its own.
     assert!(cluster.counts("fake").is_empty());
 }
 
@@ -618,7 +617,7 @@ fn a_terminated_launcher_comes_back_and_what_is_known_is_kept() {
     eventually("the launcher to end", || is_gone(first).then_some(()));
     let left = cluster.await_line(&format!("(PID {first}) exited with exit code 1"));
 
-    // Meanwhile nobody takes notice, and rows say since when.
+    // Meanwhile nothing is counted, and rows say since when.
     cluster.execute("app", "CREATE TABLE unseen ()");
     cluster.execute("postgres", "CREATE DATABASE created");
     cluster.execute("postgres", "ALTER DATABASE app RENAME TO renamed");
@@ -666,8 +665,8 @@ fn of_two_workers_in_a_database_the_second_gives_way() {
     let mut session = cluster.connect("postgres");
     let there = "SELECT pid FROM relation_counts WHERE datname = 'app' AND pid IS NOT NULL";
     let busy = keep_changing(&cluster, "app");
-    // A launcher does not know of a worker that its predecessor started and that has not
-    // come to its row yet.
+    // A launcher does not know about a worker that its predecessor started and that has not
+    // reached its row yet.
     let late = eventually("a worker on its way", || {
         await_rest_of(&cluster, "app");
         let pid = next_child(&cluster, "count relations app")?;
@@ -692,7 +691,7 @@ fn of_two_workers_in_a_database_the_second_gives_way() {
     assert_all_right(&cluster);
 }
 
-/// The first child of the postmaster's that `ps` shows with this in its title.
+/// The first child of the postmaster whose title in `ps` contains this.
 fn next_child(cluster: &Cluster, title: &str) -> Option<i32> {
     let postmaster = cluster.postmaster();
     let children = format!("/proc/{postmaster}/task/{postmaster}/children");
@@ -725,7 +724,7 @@ fn a_shutdown_ends_the_launcher_and_all_workers() {
         cluster.await_line("database system is shut down");
         for pid in pids {
             assert!(is_gone(pid));
-            // Where a tick is met, the server's own words.
+            // During a tick, the server's own words.
             let farewells = ["leaving due to SIGTERM", "due to administrator command"];
             let lines = cluster.lines();
             let mut lines = lines.iter().filter(|line| line.pid == pid);
@@ -911,7 +910,7 @@ fn a_database_that_cannot_be_connected_to_holds_nobody_up() {
     let away = cluster.data().join("PG_VERSION.away");
     fs::rename(&version, &away).unwrap();
     cluster.expect("is not a valid data directory");
-    // A change of the row, so that it is visited.
+    // Changes the row, so that the database is visited.
     let sql = "ALTER DATABASE damaged CONNECTION LIMIT 7";
     client.batch_execute(sql).unwrap();
     let failed = "could not count relations of database \"damaged\"";
@@ -932,7 +931,7 @@ fn a_database_that_cannot_be_connected_to_holds_nobody_up() {
     let mended = "worker started for database \"damaged\"";
     let visits = cluster.lines_with(mended).len();
     fs::rename(&away, &version).unwrap();
-    // Tried again before its time, as somebody has changed the row.
+    // Retried early, because the row has changed.
     client
         .batch_execute("ALTER DATABASE damaged CONNECTION LIMIT 8")
         .unwrap();
@@ -1008,8 +1007,8 @@ fn a_database_with_a_lock_on_it_is_not_visited_until_that_is_gone() {
 fn a_standby_follows_the_databases_of_its_primary_and_goes_on_when_promoted() {
     let primary = start(&[]);
     let standby = primary.start_standby(&[]);
-    // Replay does not wait for a worker to make way: it ends the connection, or is over
-    // before a worker comes that is on its way.
+    // Replay does not wait for a worker to make way: it ends the connection, or finishes before
+    // a worker that is on its way arrives.
     standby.expect("terminating connection due to conflict with recovery");
     standby.expect("does not exist");
     await_rows(&standby, &["app", "postgres"]);

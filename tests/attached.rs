@@ -1,5 +1,5 @@
-//! What is attached to a role or a database decides nothing of what our processes log or
-//! report: there, the server's own settings hold, and go on to.
+//! Settings attached to a role or a database do not affect what our processes log or report:
+//! the server's own settings apply, and keep applying.
 
 use crate::cluster::{Cluster, FAST, eventually};
 use crate::states::DATABASE;
@@ -13,14 +13,14 @@ const OWNERS: &[&str] = &[
     "ROLE postgres IN DATABASE app",
 ];
 
-/// What would silence us, or have us say it in another way.
+/// Settings that would silence us, or change our words.
 const SETTINGS: &[&str] = &[
     "log_min_messages = 'panic'",
     "log_error_verbosity = 'verbose'",
     "track_activities = off",
 ];
 
-/// What `pg_stat_activity` has of the worker: its state and its query.
+/// What `pg_stat_activity` shows of the worker: its state and its query.
 fn activity(cluster: &Cluster) -> Option<(String, String)> {
     cluster
         .connect("postgres")
@@ -41,7 +41,7 @@ fn await_activity(cluster: &Cluster, state: &str, query: &str) {
     });
 }
 
-/// The worker's ticks, as the view has them.
+/// The worker's ticks, as the view shows them.
 fn ticks(cluster: &Cluster) -> i64 {
     cluster
         .connect("postgres")
@@ -93,7 +93,7 @@ fn the_servers_own_settings_hold(databases: &str) {
         cluster.start_server();
         is_heard_and_seen(&cluster);
 
-        // What is changed in the file holds from the reload on, in both directions.
+        // Changes of the file take effect from the reload on, in both directions.
         cluster.configure(&["log_min_messages = 'fatal'", "track_activities = off"]);
         cluster.reload();
         await_silence(&cluster);

@@ -50,7 +50,7 @@ fn kinds(client: &mut Client, sql: &str) -> Kinds {
 /// The name, empty for none, the number of schemas, and of relations.
 type Schemas = Vec<(Vec<u8>, i64, i64)>;
 
-/// What `GROUP BY` says of the schemas of the database that `client` is in.
+/// What `GROUP BY` says about the schemas of the database that `client` is in.
 fn true_schemas(client: &mut Client) -> Schemas {
     let sql = "SELECT namesend(nspname), count(*) FROM pg_class AS c \
                JOIN pg_namespace AS n ON n.oid = c.relnamespace GROUP BY nspname";
@@ -73,8 +73,7 @@ fn true_schemas(client: &mut Client) -> Schemas {
     schemas
 }
 
-/// Has a census taken, and compares it with what a client finds; nobody changes anything
-/// meanwhile.
+/// Requests a census, and compares it with what a client finds; nothing may change meanwhile.
 pub fn assert_right(cluster: &Cluster, database: &str) {
     let mut view = cluster.connect("postgres");
     await_census(&mut view, database);
@@ -198,7 +197,7 @@ fn of_many_schemas_it_names_the_ten_largest() {
 #[test]
 fn names_are_in_the_databases_own_encoding() {
     let cluster = all_databases::start(&["count_relations.census_naptime = '100ms'"]);
-    // Until it is there.
+    // Until it exists.
     cluster.expect("does not exist");
     cluster.expect("are not being counted");
     cluster.execute(
@@ -243,7 +242,7 @@ fn a_catalog_that_swells_while_the_count_is_healthy_shows() {
         .unwrap();
     }
     drop(app);
-    // Statistics come a moment later, and not all at once.
+    // Statistics arrive a moment later, and not all at once.
     eventually("dead rows", || {
         await_census(&mut view, "app");
         let [live, dead, inserted, deleted, bytes] = of_pg_class(&mut view);
@@ -305,7 +304,7 @@ fn after_a_change_it_comes_by_itself_and_at_rest_there_is_none() {
     let first = eventually("the first census", &mut latest);
     cluster.execute("app", "CREATE TABLE t ()");
     let second = eventually("another", || latest().filter(|time| *time != first));
-    // What was still under way when it was taken is in one more.
+    // Changes still under way at one census are in the next.
     cluster.execute("app", "SELECT pg_sleep(1)");
     let third = latest().unwrap();
     cluster.execute("app", "SELECT pg_sleep(1)");
@@ -358,13 +357,13 @@ fn with_all_databases_it_comes_with_a_visit_and_what_a_visit_had_no_time_for_wit
         view.query_opt(right, &[]).unwrap()
     });
     await_rest(&cluster);
-    // At rest, nobody is sent again.
+    // At rest, no further worker is sent.
     let recounts = "SELECT sum(recounts)::bigint FROM relation_counts";
     let before: i64 = view.query_one(recounts, &[]).unwrap().get(0);
     view.execute("SELECT pg_sleep(9)", &[]).unwrap();
     let after: i64 = view.query_one(recounts, &[]).unwrap().get(0);
     assert_eq!(before, after);
-    // Unless somebody asks.
+    // Unless one is requested.
     assert_right(&cluster, "app");
     assert_right(&cluster, "postgres");
 }

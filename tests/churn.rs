@@ -1,8 +1,8 @@
 //! Several sessions change `pg_class` in every way there is, at random and all at
 //! once. Whenever they pause, the count is right.
 //!
-//! A test that fails prints its seed. With `COUNT_RELATIONS_SEED` set to it, the
-//! sessions run the same statements again; how they meet is not in the seed.
+//! A test that fails prints its seed. With `COUNT_RELATIONS_SEED` set to it, the sessions run
+//! the same statements again; how they interleave is not in the seed.
 //! `COUNT_RELATIONS_CHURN_SECONDS` is how long it takes.
 
 use crate::cluster::{Cluster, Stopped, Throttle, eventually};
@@ -16,7 +16,7 @@ use postgres::types::PgLsn;
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
-/// Not "postgres", so that nobody is in the way of a question about the server.
+/// Not "postgres", so that queries about the server are not held up.
 const DATABASE: &str = "app";
 const ITS_WORKER: &str = "count_relations.databases = 'app'";
 const FAST: &str = "count_relations.naptime = '10ms'";
@@ -36,7 +36,7 @@ fn so_it_is_on_a_standby() {
     churn(&primary, &[&standby]);
 }
 
-/// Where what changed is looked up.
+/// Where changes are looked up.
 #[test]
 fn so_it_is_in_a_large_catalog() {
     let primary = start();
@@ -45,8 +45,9 @@ fn so_it_is_in_a_large_catalog() {
     churn(&primary, &[&primary, &standby]);
 }
 
-/// On a primary and a standby of it, because the two must see the same changes.
-/// Those of a seed on two servers are not: there, the sessions meet differently.
+/// On a primary and its standby, because the two must see the same changes. On two separate
+/// servers, the same seed would not make the same changes, because the sessions interleave
+/// differently.
 #[test]
 fn it_is_the_same_with_and_without_skipping() {
     let primary = start();
@@ -105,7 +106,7 @@ fn churn(primary: &Cluster, watched: &[&Cluster]) {
                 scope.spawn(move || session.play());
             }
             if nuisance == 0 {
-                // Makes moments in which a change could slip through longer.
+                // Lengthens the moments in which a change could slip through.
                 for server in watched {
                     throttles.push(Throttle::new(server.worker(DATABASE), slowness));
                 }
@@ -236,7 +237,7 @@ fn skipping_can_be_switched_by_reload() {
     let (_, rest) = log.split_once("changed to \"off\"").unwrap();
     let (off, _) = rest.split_once("changed to \"on\"").unwrap();
     let ticks = off.matches("Currently").count() as i64;
-    // The worker hears of each change a moment after the postmaster.
+    // The worker learns of each change a moment after the postmaster.
     assert!(
         (scanned - ticks).abs() <= 3,
         "{scanned} scans in {ticks} ticks"

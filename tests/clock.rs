@@ -1,7 +1,7 @@
-//! Somebody sets the clock, by hand or because it was wrong.
+//! The clock is set, by hand or because it was wrong.
 //!
-//! libfaketime plays that somebody: preloaded into the server, it answers those who ask
-//! for the time of day, and nobody who asks for the monotonic clock.
+//! libfaketime does this here: preloaded into the server, it changes the time of day, and
+//! leaves the monotonic clock alone.
 
 use crate::cluster::{Cluster, Count, eventually, is_gone, send};
 use nix::sys::signal::Signal;
@@ -20,8 +20,8 @@ fn a_clock_that_is_set_changes_no_cadence() {
     let cluster = Cluster::init(&[&naptime]);
     let clock = Clock::of(&cluster);
     cluster.start_server();
-    // PostgreSQL 15 starts its first workers in the middle of a system call that
-    // libfaketime leaves alone, and them with it. Not so those that it starts again.
+    // PostgreSQL 15 starts its first workers in the middle of a system call that libfaketime
+    // leaves alone, so they are not affected. Workers that it restarts are.
     let first = cluster.worker(DATABASE);
     send(first, Signal::SIGTERM);
     eventually("the worker to leave", || is_gone(first).then_some(()));
@@ -54,7 +54,7 @@ fn a_clock_that_is_set_changes_no_cadence() {
 }
 
 impl Count {
-    /// By how much the server's clock was ahead of ours, to an hour.
+    /// How far the server's clock was ahead of ours, to an hour.
     fn hours_ahead(&self) -> f64 {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         ((self.time - now.unwrap().as_secs_f64()) / HOUR).round()
@@ -65,7 +65,7 @@ impl Count {
 struct Clock(PathBuf);
 
 impl Clock {
-    /// To be called before the server is started.
+    /// Must be called before the server is started.
     fn of(cluster: &Cluster) -> Clock {
         // Where the server's user can read it.
         let library = cluster.socket().join("libfaketime.so.1");
@@ -86,9 +86,9 @@ impl Clock {
         clock
     }
 
-    /// Sets it to so many seconds ahead of ours.
+    /// Sets it to this many seconds ahead of ours.
     fn set(&self, seconds: f64) {
-        // Nobody reads half a file.
+        // So that no process reads half a file.
         let new = self.0.with_extension("new");
         fs::write(&new, format!("{seconds:+}")).unwrap();
         fs::rename(&new, &self.0).unwrap();

@@ -39,13 +39,13 @@ fn an_idle_worker_has_nothing_to_cancel() {
     let cluster = states::start(&[
         "count_relations.databases = 'app'",
         "count_relations.naptime = '10ms'",
-        // That would be something to cancel.
+        // A census could be canceled, too.
         "count_relations.census_naptime = 0",
     ]);
     let worker = cluster.worker(DATABASE);
     let ticks = || cluster.counts(DATABASE).len();
     let end = ticks() + 200;
-    // Requests meet it in its naps, and in all places of a tick without a count.
+    // Requests hit it in its naps, and in all places of a tick without a count.
     while ticks() < end {
         for _ in 0..500 {
             send(worker, Signal::SIGINT);
@@ -59,8 +59,8 @@ fn an_idle_worker_has_nothing_to_cancel() {
     assert!(errors(&cluster, worker).is_empty());
 }
 
-/// Kills `victim`, after which the server reinitializes, and expects counting to
-/// go on as if nothing had been.
+/// Kills `victim`, after which the server reinitializes, and expects counting to go on as
+/// before.
 fn crash(cluster: &Cluster, victim: i32) {
     cluster.expect_crash();
     let worker = cluster.worker(DATABASE);

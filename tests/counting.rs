@@ -115,7 +115,7 @@ fn ps_and_pg_stat_activity_show_the_worker() {
     );
     assert!(row.get::<_, bool>(4) && row.get::<_, bool>(5));
 
-    // Held up by a lock, it is seen active, with the query that waits.
+    // Blocked by a lock, it is shown as active, with the query that waits.
     let mut transaction = client.transaction().unwrap();
     transaction
         .batch_execute("LOCK TABLE pg_class IN ACCESS EXCLUSIVE MODE")
@@ -153,8 +153,8 @@ fn its_scans_reach_the_table_statistics() {
     });
 }
 
-/// With assertions, caches can be made to forget whatever they hold at every occasion;
-/// without, this is a story like others.
+/// With assertions, caches can be made to forget everything at every opportunity; without, this
+/// is a story like any other.
 #[test]
 fn it_counts_with_caches_that_forget_at_once() {
     let cluster = Cluster::start(&[FAST]);

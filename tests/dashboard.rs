@@ -1,5 +1,5 @@
-//! The dashboard, as far as it can be had without Grafana: every panel's expressions, asked of a
-//! real Prometheus that watched a real server through a storm.
+//! The dashboard, as far as it can be tested without Grafana: every panel's expressions, sent
+//! to a real Prometheus that watched a real server through a storm.
 
 use crate::cluster::{Cluster, FAST, eventually};
 use crate::scrape::{Server, monitoring};
@@ -25,7 +25,7 @@ fn panels(dashboard: &Value) -> Vec<&Value> {
     panels.filter(|panel| panel["type"] != "row").collect()
 }
 
-/// What stands between `{{` and `}}`.
+/// The text between `{{` and `}}`.
 fn labels_of(legend: &str) -> Vec<&str> {
     let parts = legend.split("{{").skip(1);
     parts
@@ -97,7 +97,7 @@ fn every_panel_shows_series_with_the_labels_of_its_legend() {
         }
     }
     assert!(missing.is_empty(), "{missing:#?}");
-    // What the panels are to show of the storm.
+    // What the panels must show of the storm.
     let by_persistence = "sum by (persistence) (pg_relation_counts_by_kind_relations\
                           {persistence=\"temporary\"})";
     eventually("the temporary table", || {
@@ -136,7 +136,7 @@ fn it_is_nobodys_in_particular() {
     for source in sources {
         assert_eq!(source["uid"], "${datasource}");
     }
-    // Two panels do not have the same number, nor lie over each other.
+    // No two panels have the same number or overlap.
     let all = dashboard["panels"].as_array().unwrap();
     let place =
         |panel: &Value| ["x", "y", "w", "h"].map(|side| panel["gridPos"][side].as_i64().unwrap());

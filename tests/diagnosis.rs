@@ -1,4 +1,4 @@
-//! What there is to know when a count is wrong.
+//! What to know when a count is wrong.
 
 use crate::cluster::{Cluster, eventually};
 use crate::random_ddl::{relations, rows_of_index};
@@ -13,9 +13,9 @@ const INDEXES: [(&str, &str); 3] = [
     ("pg_class_tblspc_relfilenode_index", "reltablespace"),
 ];
 
-/// What `pg_class` of `database` and each of its indexes hold on a server that counted
-/// wrongly and on its primary, what amcheck says of them, and the worker's plan. Keeps
-/// the servers' logs, and says where.
+/// What `pg_class` of `database` and each of its indexes contain, on a server that counted
+/// wrongly and on its primary; what amcheck says about them; and the worker's plan. Keeps the
+/// servers' logs, and says where.
 pub fn diagnose(seed: u64, database: &str, server: &Cluster, primary: &Cluster) -> String {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("wrong-count-{seed}"));
     fs::create_dir_all(&directory).unwrap();
@@ -59,7 +59,7 @@ fn inspect(client: &mut Client, index: &str, column: &str) -> String {
     format!("{index}: {rows} rows, {opinion}\n")
 }
 
-/// The plan that the worker makes when it has to make a new one.
+/// The plan that the worker makes when it has to re-plan.
 fn plan(database: &str, server: &Cluster, primary: &Cluster) -> String {
     server.configure(&["debug_print_plan = on"]);
     server.reload();

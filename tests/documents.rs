@@ -1,11 +1,11 @@
-//! The documents say what is so, and what they name exists.
+//! The documents are true, and what they name exists.
 
 use crate::cluster::Cluster;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What stands between backquotes and has the form of a story's, or of a whole
-/// file's: `module::test` or `module`, within brackets.
+/// Texts between backquotes that look like the name of a story or of a whole file:
+/// `module::test` or `module`, within brackets.
 fn named_tests(document: &str) -> Vec<String> {
     let text = fs::read_to_string(document).unwrap().replace('\n', " ");
     let claims = text.split('[').skip(1).filter_map(|rest| {
@@ -62,7 +62,7 @@ fn documents(directory: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// The names by which links find the headings of a document, as GitHub makes them.
+/// The anchors by which links refer to the headings of a document, as GitHub makes them.
 fn anchors(document: &str) -> Vec<String> {
     let headings = document.lines().filter(|line| line.starts_with('#'));
     let anchor = |heading: &str| {
@@ -102,7 +102,7 @@ fn every_link_within_the_repository_leads_somewhere() {
     assert!(links > 40, "{links}");
 }
 
-/// What stands between backquotes in the first column of the tables of a text.
+/// The texts between backquotes in the first column of a text's tables.
 fn first_columns(text: &str) -> Vec<&str> {
     let rows = text.lines().filter(|line| line.starts_with("| `"));
     rows.flat_map(|row| row[1..].split('|').next().unwrap().split('`').skip(1))
@@ -242,7 +242,7 @@ fn the_example_has_the_dependencies_that_we_have() {
 fn the_metadata_for_pgxn_is_complete_and_names_files_that_exist() {
     let text = fs::read_to_string("META.json").unwrap();
     let meta: serde_json::Value = serde_json::from_str(&text).unwrap();
-    // But for the maintainer, whom scripts/dist.sh names.
+    // Except the maintainer, which scripts/dist.sh fills in.
     for required in ["name", "abstract", "license"] {
         assert!(!meta[required].as_str().unwrap().is_empty(), "{required}");
     }

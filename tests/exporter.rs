@@ -14,8 +14,7 @@ const SETTINGS: &[&str] = &[
     "count_relations.databases = 'postgres, app'",
 ];
 
-/// A server with the extension in the database "postgres", and a role that may do no more than
-/// monitor.
+/// A server with the extension in the database "postgres", and a role that may only monitor.
 fn start(configuration: &[&str], extension: &str) -> Cluster {
     let cluster = Cluster::start(&[SETTINGS, configuration].concat());
     cluster.execute("postgres", extension);
@@ -82,8 +81,8 @@ fn ours(exporter: &Server) -> Metrics {
     metrics.with_prefix("pg_relation_", &["server"])
 }
 
-/// Whether two, with the same series, also have the same values, but for those that are ages:
-/// these must not have become less.
+/// Whether two sets of metrics have the same series with the same values, except for ages:
+/// these must not have decreased.
 fn agree(earlier: &Metrics, later: &Metrics) -> bool {
     let names = |metrics: &Metrics| metrics.0.keys().cloned().collect::<Vec<_>>();
     names(earlier) == names(later)
@@ -119,8 +118,8 @@ fn await_census(cluster: &Cluster, client: &mut Client) {
     });
 }
 
-/// Makes the smallest, the largest and the current number three different ones, and has
-/// something of every label.
+/// Makes the smallest, the largest and the current number differ, and creates something for
+/// every label.
 fn change(cluster: &Cluster, client: &mut Client) {
     await_census(cluster, client);
     cluster.execute(
@@ -175,7 +174,7 @@ fn the_prometheus_exporter_shows_a_member_of_pg_monitor_what_the_views_show() {
     for (schema, relations) in [("pg_temp", 3.0), ("s1", 1.0)] {
         assert_eq!(of_app(by_schema, &[("schema", schema)]), relations);
     }
-    // As many as there can be, as docs/monitoring.md says, whatever the number of schemas.
+    // As many as there can be, according to docs/monitoring.md, whatever the number of schemas.
     let of_app_but_kinds = exported.0.keys().filter(|(name, labels)| {
         labels["datname"] == "app" && !name.starts_with("pg_relation_counts_by_kind")
     });
@@ -201,7 +200,7 @@ fn it_does_so_with_an_empty_search_path() {
     await_agreement(&mut client, || ours(&exporter));
 }
 
-/// What a file says to run so that it fits another schema, run on a copy.
+/// A copy of a file, changed for another schema as the file itself says.
 fn of_another_schema(file: &str) -> NamedTempFile {
     let path = monitoring(file);
     let text = fs::read_to_string(&path).unwrap();
@@ -239,7 +238,7 @@ fn it_does_so_in_another_schema_after_the_change_that_the_file_describes() {
     await_agreement(&mut client, || ours(&exporter));
 }
 
-/// Schemas whose names are no UTF-8, and others that want to be taken for them.
+/// Schemas whose names are not UTF-8, and others that look like their replacements.
 const IN_LATIN1: &str = "
     CREATE SCHEMA \"größe\" CREATE TABLE t ();
     CREATE SCHEMA \"gr\\366\\337e\" CREATE TABLE t ();
@@ -286,12 +285,12 @@ fn nor_does_a_databases_name() {
     );
     let latin = "CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0";
     cluster.execute("postgres", latin);
-    // What is sent is in its encoding, and so is what is written down.
+    // What is sent is in its encoding, and so is what is stored.
     cluster.execute("latin", "CREATE DATABASE \"größe\" TEMPLATE template0");
     let configuration = every_second(&monitoring("sql_exporter.yml"));
     let exporter = Server::sql_exporter(&cluster, "watcher", configuration.path());
     let queries = monitoring("postgres_exporter.yml");
-    // What this one has by itself does not get over such a name.
+    // The exporter's own metrics fail on such a name.
     let other = Server::postgres_exporter_of_ours_only(&cluster, "watcher", &queries);
     eventually("the database", || {
         let metrics = exporter.scrape();
@@ -320,7 +319,7 @@ fn on_a_standby_what_is_not_known_has_no_series() {
     );
 }
 
-/// What a file, in comment lines after `#   scrape_configs:`, says that Prometheus needs.
+/// What a file says, in comment lines after `#   scrape_configs:`, that Prometheus needs.
 fn relabelling(file: &str) -> String {
     let text = fs::read_to_string(monitoring(file)).unwrap();
     let (_, after) = text.split_once("metric_relabel_configs:\n").unwrap();
@@ -330,7 +329,7 @@ fn relabelling(file: &str) -> String {
     format!("    metric_relabel_configs:\n{}\n", lines.join("\n"))
 }
 
-/// A configuration with which it asks each second.
+/// A configuration with which it polls every second.
 fn every_second(file: &Path) -> NamedTempFile {
     let copy = NamedTempFile::new().unwrap();
     let text = fs::read_to_string(file).unwrap();
@@ -410,10 +409,10 @@ fn documented_command(cluster: &Cluster, program: &str) -> String {
     there
 }
 
-/// The exit status of a command, and what it says.
+/// The exit status and the output of a command.
 fn status(command: &str) -> (i32, String) {
     let mut shell = tool("sh");
-    // check_postgres wants one that nobody else can write to.
+    // check_postgres needs one that no other user can write to.
     shell.args(["-c", command]).env_remove("TMPDIR");
     let output = shell.output().unwrap();
     let said = [output.stdout, output.stderr].concat();

@@ -1,5 +1,5 @@
-//! What can't be counted is tried less and less often, costs few lines in the log, and is
-//! counted soon after it can be.
+//! What can't be counted is retried less and less often, causes few log lines, and is counted
+//! soon after that becomes possible.
 
 use crate::cluster::{
     Cluster, FAST, Level, Line, eventually, has_library, is_gone, leave_out, send,
@@ -10,7 +10,7 @@ use postgres::Client;
 use std::fs;
 use std::path::PathBuf;
 
-/// What is said in the waiting room.
+/// Messages of the waiting room.
 const DEBUG: &str = "log_min_messages = 'debug1'";
 const WAITED: &str = "trying again after having waited long enough";
 const MAY: &str = "early, as nothing stands in the way of connecting any more";
@@ -24,7 +24,7 @@ fn await_waiting_room(client: &mut Client, description: &str) -> i32 {
     eventually(&what, || client.query_opt(sql, &[&description]).unwrap()).get(0)
 }
 
-/// How long it was from each of the lines to the next.
+/// The time from each line to the next.
 fn gaps(lines: &[Line]) -> Vec<f64> {
     lines
         .windows(2)
@@ -32,7 +32,7 @@ fn gaps(lines: &[Line]) -> Vec<f64> {
         .collect()
 }
 
-/// The waiting room was left for a change, and not only just before it would have been.
+/// The waiting room was left because of a change, and not just before its time was up.
 fn assert_early(cluster: &Cluster) {
     let line = cluster.await_line(MAY);
     let (_, rest) = line.message.split_once("trying again, ").unwrap();
@@ -79,7 +79,7 @@ fn a_missing_database_is_tried_less_and_less_often_and_counted_when_it_appears()
     assert_eq!(cluster.lines_with(WAITED).len(), waited);
     assert_eq!(cluster.lines_with(failure).len(), failures.len());
 
-    // All is forgotten: the next failure is the first one.
+    // Everything is forgotten: the next failure is the first one.
     client.batch_execute("DROP DATABASE missing").unwrap();
     cluster.await_nth_line(failure, failures.len() + 2);
     assert_eq!(cluster.lines_with(WAITED).len(), waited);
@@ -91,7 +91,7 @@ fn a_role_that_may_not_connect_is_tried_again_when_it_may() {
     let failure = "role \"watcher\" does not exist";
     cluster.expect(failure);
     cluster.start_server();
-    // From now on, waiting takes its time.
+    // From now on, waiting is slow.
     cluster.await_nth_line(failure, 3);
     let mut client = cluster.connect("postgres");
     let mut waits = |sql: &str| {
@@ -111,8 +111,8 @@ fn a_role_that_may_not_connect_is_tried_again_when_it_may() {
     assert_eq!(cluster.lines_with(failure).len(), 3);
 }
 
-/// Puts aside a file of "app" that nobody connects without, and ends the worker. Returns
-/// where the file was, and where it is.
+/// Moves away a file of "app" that is needed to connect, and ends the worker. Returns where the
+/// file was, and where it is.
 fn damage(cluster: &Cluster) -> (PathBuf, PathBuf) {
     let mut client = cluster.connect("postgres");
     let sql = "SELECT 'base/' || oid || '/PG_VERSION' FROM pg_database WHERE datname = 'app'";
@@ -133,7 +133,7 @@ fn a_damaged_database_is_tried_less_and_less_often_and_counted_when_it_is_repair
     cluster.expect(failure);
     let (path, aside) = damage(&cluster);
     cluster.await_nth_line(failure, 4);
-    // The second room is entered for nothing: all looks well.
+    // The second room is entered in vain: all looks well.
     let least = [5.0, 10.0, 30.0];
     let gaps = gaps(&cluster.lines_with(failure));
     for (gap, least) in gaps.iter().zip(least) {
@@ -149,7 +149,7 @@ fn who_waits_leaves_at_once_and_is_not_in_the_way() {
     let cluster = Cluster::init(&["count_relations.databases = 'missing'"]);
     cluster.expect(failure);
     cluster.start_server();
-    // From now on, waiting takes its time.
+    // From now on, waiting is slow.
     cluster.await_nth_line(failure, 3);
     let mut client = cluster.connect("postgres");
     let description = "waiting to connect to database \"missing\"";
@@ -234,7 +234,7 @@ fn databases_that_the_role_may_not_connect_to_are_one_warning_until_it_may() {
         .batch_execute("GRANT CONNECT ON DATABASE db05 TO watcher")
         .unwrap();
     cluster.await_line("relations in database \"db05\"");
-    // Nobody has failed meanwhile: the log would have an unexpected line.
+    // No visit has failed meanwhile: the log would have an unexpected line.
     assert_eq!(cluster.lines_with("lacks the CONNECT privilege").len(), 1);
 }
 

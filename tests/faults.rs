@@ -1,4 +1,4 @@
-//! What goes wrong on real servers, and what it costs.
+//! Faults on real servers, and what they cost.
 
 use crate::cluster::{
     Cluster, FAST, Level, eventually, is_gone, leave_out, send, server_user_command,
@@ -26,8 +26,8 @@ fn a_thousand_sighups_and_sigusr1s_change_nothing() {
     assert!(counts.len() as f64 <= elapsed / 0.05 + 2.0, "extra ticks");
 }
 
-/// As many at a time as there are workers, each at a moment of its own. For more of
-/// them, COUNT_RELATIONS_TERMINATIONS.
+/// As many at a time as there are workers, each at a different moment.
+/// COUNT_RELATIONS_TERMINATIONS sets a larger number.
 #[test]
 fn sigterm_at_any_moment_is_followed_by_a_restart() {
     let wanted = std::env::var("COUNT_RELATIONS_TERMINATIONS")
@@ -140,9 +140,9 @@ fn immediate_shutdown_and_recovery() {
     assert_eq!(cluster.next_count(DATABASE), before);
 }
 
-/// A disk of a few pages, which goes when the child that it belongs to does: as soon
-/// as nobody has the other end of its standard input any more. Or else why there is none:
-/// not every machine lets its users mount.
+/// A disk of a few pages, which disappears when the child that it belongs to exits: as soon as
+/// the other end of the child's standard input is closed. On failure, the reason: not every
+/// machine lets its users mount.
 fn small_disk(mount_point: &str) -> Result<(Child, PathBuf), String> {
     let mut unshare = Command::new("unshare");
     if !nix::unistd::geteuid().is_root() {
@@ -218,8 +218,7 @@ fn out_of_memory_costs_no_more_than_a_restart_of_the_worker() {
     let cluster = states::start(BUSY);
     cluster.expect("out of memory");
     let worker = cluster.worker(DATABASE);
-    // Not a byte more than it has. A long configuration file is something that it has
-    // no room for then.
+    // Not a byte more than it has. It then has no room for a long configuration file.
     let status = server_user_command("prlimit")
         .args(["--pid", &worker.to_string(), "--as=1:"])
         .status()
@@ -231,7 +230,7 @@ fn out_of_memory_costs_no_more_than_a_restart_of_the_worker() {
     states::assert_only_replaced(&cluster, worker);
 }
 
-/// A server with as little of everything as it starts with, but for worker slots.
+/// A server with everything at its minimum, except for worker slots.
 fn smallest_server(worker_slots: u32) -> Cluster {
     Cluster::init(&[
         &format!("max_worker_processes = {worker_slots}"),

@@ -1,11 +1,11 @@
-//! Other libraries have hooks in every query of their clients', and in none of ours.
+//! Other libraries' hooks run in every query of their clients, and in none of ours.
 
 use crate::cluster::{Cluster, FAST, Line, eventually, has_library, leave_out, major_version};
 use crate::states::DATABASE;
 use nix::sys::signal::Signal;
 use std::collections::HashSet;
 
-/// What brings every hook of a query to work, as the owner of the tables or a superuser.
+/// Statements that reach every hook of a query, as the owner of the tables or a superuser.
 const AS_OWNER: &[&str] = &[
     "CREATE TABLE songs (a int, b int)",
     "INSERT INTO songs SELECT n, n FROM generate_series(1, 100) n",
@@ -18,10 +18,11 @@ const AS_OWNER: &[&str] = &[
     "EXPLAIN SELECT * FROM songs WHERE a = 1",
 ];
 
-/// The same for those of row security, which the owner need not heed.
+/// The same for the hooks of row security, which does not apply to the owner.
 const AS_READER: &str = "SELECT * FROM songs";
 
-/// What the hook of parse analysis runs: in the database "app" a function of its owner's.
+/// What the hook of parse analysis runs: in the database "app", a function that belongs to its
+/// owner.
 const SONG: &str = "SELECT public.song()";
 
 /// A server whose singer is about to sing in every process.
@@ -49,7 +50,7 @@ fn set_up(libraries: &str, databases: &str) -> Cluster {
     );
     mallory.batch_execute(&become_superuser).unwrap();
     for setting in [
-        // Looked up while the settings are being applied, which has a hook.
+        // Looked up while the settings are being applied, and there is a hook for that.
         "default_text_search_config = 'pg_catalog.simple'".to_owned(),
         format!("singer.sing = '{SONG}'"),
     ] {
@@ -59,7 +60,7 @@ fn set_up(libraries: &str, databases: &str) -> Cluster {
     drop(mallory);
     cluster.stop(Signal::SIGINT);
     cluster.configure(&[
-        // The server's own, as what is attached to a database is not for us anyway.
+        // The server's own, because our processes ignore what is attached to a database.
         &format!("singer.sing = '{SONG}'"),
         &format!("count_relations.databases = '{databases}'"),
         FAST,
@@ -77,7 +78,7 @@ fn is_superuser(cluster: &Cluster, role: &str) -> bool {
         .get(0)
 }
 
-/// The processes of ours that have ever said anything.
+/// All of our processes that have logged anything.
 fn our_pids(cluster: &Cluster) -> HashSet<i32> {
     let ours = [
         "count relations worker",
@@ -93,13 +94,13 @@ fn our_pids(cluster: &Cluster) -> HashSet<i32> {
         .collect()
 }
 
-/// Whatever a hook is named in lines that begin with `words`.
+/// The hooks named in lines that begin with `words`.
 fn named(lines: &[Line], words: &str) -> HashSet<String> {
     let hook = |line: &Line| line.message.strip_prefix(words).map(str::to_owned);
     lines.iter().filter_map(hook).collect()
 }
 
-/// Every hook sings for clients, and none for us, who count as ever.
+/// Every hook sings for clients, and none for our processes, which keep counting.
 fn sings_for_clients_only(libraries: &str, databases: &str) {
     let cluster = set_up(libraries, databases);
     for _ in 0..2 {
@@ -157,7 +158,7 @@ fn a_library_loaded_after_us_has_no_part_in_all_databases() {
     sings_for_clients_only("count_relations, singer", "*");
 }
 
-/// Those who collect queries, or explain the slow ones, do not know of ours.
+/// Libraries that collect queries, or explain slow ones, do not see ours.
 fn collects_clients_only(libraries: &str, databases: &str) {
     let missing = |library: &&&str| !has_library(library);
     let contrib = ["pg_stat_statements", "auto_explain"];

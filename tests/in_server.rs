@@ -2,8 +2,8 @@
 
 use pgrx::prelude::*;
 
-/// Names a message at WARNING or above that the test is going to cause, by its
-/// beginning: `scripts/test.sh` accepts no other in the server's log.
+/// Declares the beginning of a message at WARNING or above that the test will cause:
+/// `scripts/test.sh` accepts no other in the server's log.
 fn expect_in_log(message: &str) {
     log::info!("expected: {message}");
 }
@@ -97,7 +97,7 @@ fn every_setting_is_described() {
     assert_eq!(Spi::get_one::<i64>(number), Ok(Some(9)));
 }
 
-/// What the extension consists of, but for these tests.
+/// The members of the extension, except for these tests.
 const MEMBERS: &str = "
     SELECT pg_describe_object(classid, objid, 0) AS name, classid, objid
     FROM pg_depend
@@ -178,7 +178,7 @@ fn the_views_have_these_columns() {
 
 #[pg_test]
 fn no_object_is_for_everybody() {
-    // Without a list of its own, a function is for everybody.
+    // Without an ACL of its own, a function may be executed by everybody.
     let public = format!(
         "SELECT string_agg(name, '; ') FROM ({MEMBERS}) AS m \
          LEFT JOIN pg_proc AS p ON classid = 'pg_proc'::regclass AND p.oid = objid \
@@ -219,8 +219,8 @@ fn the_worker_is_in_pg_stat_activity() {
     );
 }
 
-/// Runs a worker that is going to end in no good way, which is to cost nobody else
-/// anything: a crash would end this session, and the worker that counts.
+/// Runs a worker that will fail. This must not affect others: a crash would end this session,
+/// and the worker that counts.
 fn costs_the_worker_and_not_the_server(function: &str) {
     let worker = || {
         Spi::get_one::<i32>(
@@ -232,7 +232,7 @@ fn costs_the_worker_and_not_the_server(function: &str) {
     let before = worker();
     let doomed = crate::worker::builder("doomed", "doomed")
         .set_function(function)
-        // There is no such place in the list of databases.
+        // The list of databases has no such position.
         .set_argument(Some(pg_sys::Datum::from(999)))
         .set_restart_time(None)
         .set_notify_pid(crate::server::session::my_pid())

@@ -1,4 +1,4 @@
-//! The worker says who it is, what it is about to do, and why it leaves.
+//! The worker logs who it is, what it will do, and why it leaves.
 
 use crate::cluster::{Cluster, FAST, Level, eventually, is_gone, send};
 use nix::sys::signal::Signal;

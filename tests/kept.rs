@@ -1,7 +1,7 @@
-//! In a large catalog what changed is looked up, and every tick is right: each transaction is
-//! in its count as a whole or not at all.
+//! In a large catalog changes are looked up, and every tick is right: each transaction is in
+//! its count as a whole or not at all.
 //!
-//! `COUNT_RELATIONS_CHURN_SECONDS` is how long the sessions go on.
+//! `COUNT_RELATIONS_CHURN_SECONDS` is how long the sessions run.
 
 use crate::cluster::{Background, Cluster, Stopped, Throttle, eventually};
 use crate::random_ddl::{from_environment, overflow, relations};
@@ -20,7 +20,7 @@ const SETTINGS: &[&str] = &[
     "wal_level = logical",
 ];
 
-/// A server with a catalog that is large enough, kept already.
+/// A server with a large enough catalog, whose relations are already kept.
 fn start(configuration: &[&str]) -> Cluster {
     let cluster = Cluster::start(&[SETTINGS, configuration].concat());
     cluster.execute(DATABASE, "CREATE EXTENSION count_relations");
@@ -46,7 +46,7 @@ fn recounts(view: &mut Client) -> i64 {
     row.map_or(0, |row| row.get(0))
 }
 
-/// A session that replaces its tables by as many others in each transaction.
+/// A session that replaces its tables by the same number of others in each transaction.
 #[derive(Clone, Copy)]
 struct Replacing {
     /// Its name.
@@ -128,15 +128,15 @@ impl Replacing {
                 if stop.load(Ordering::Relaxed) {
                     break;
                 }
-                // So that what changes between two ticks is not too much to be looked up.
+                // So that the changes between two ticks are not too many to be looked up.
                 sleep(Duration::from_millis(fastrand::u64(0..20)) * self.tables);
             }
         })
     }
 }
 
-/// Checks every tick of `watched` while sessions change `primary`, of which there are always
-/// as many relations.
+/// Checks every tick of `watched` while sessions change `primary`, where the number of
+/// relations stays the same.
 fn replace(primary: &Cluster, watched: &[&Cluster]) {
     let seconds = from_environment("COUNT_RELATIONS_CHURN_SECONDS").unwrap_or(15);
     let mut backends = Vec::new();
@@ -166,8 +166,8 @@ fn replace(primary: &Cluster, watched: &[&Cluster]) {
         .zip(clients)
         .map(|(replacing, client)| replacing.start(client))
         .collect();
-    // Whoever is stopped in the middle of a commit has others wait for its messages, for
-    // longer than they have patience if it is stopped for long.
+    // If a process is stopped in the middle of a commit, others wait for its messages, and lose
+    // patience if it is stopped for long.
     let throttle = || {
         for (backend, stop) in backends.iter().zip([1, 3, 1, 30, 3].into_iter().cycle()) {
             let throttle = Throttle::new(*backend, Duration::from_millis(stop));
@@ -205,7 +205,8 @@ fn of_each_transaction_a_tick_has_all_or_nothing() {
 #[test]
 fn so_it_has_on_a_standby_and_after_its_promotion() {
     let primary = start(&[]);
-    // Replay that never catches up cancels at once whoever needs rows that vacuum removed.
+    // If replay never catches up, it cancels at once any query that needs rows that vacuum
+    // removed.
     let standby = primary.start_standby(&["hot_standby_feedback = on"]);
     await_kept(&primary, &standby);
     replace(&primary, &[&standby]);
@@ -318,6 +319,6 @@ fn a_small_catalog_that_is_bloated_is_kept_too() {
         client.batch_execute(sql).unwrap();
         assert_eq!(cluster.next_count(DATABASE), relations(&mut client));
     }
-    // But for those that had to wait for the processor.
+    // Except for those that had to wait for the processor.
     assert!(recounts(&mut view) < before + CHANGES);
 }

@@ -9,9 +9,8 @@ const IN_A_NAP: &str = "count relations worker for database \"app\" leaving due 
 const IN_A_QUERY: &str =
     "terminating background worker \"count relations\" due to administrator command";
 
-/// Terminates the worker as an administrator does. It must leave by itself, while
-/// what it is waiting for goes on, with `farewell` as its one last word; and the
-/// postmaster starts it again.
+/// Terminates the worker as an administrator does. It must leave on its own, with `farewell` as
+/// its only last line, while what it waits for continues; and the postmaster starts it again.
 fn terminated(configuration: &[&str], meet: fn(&Cluster) -> Met, farewell: &str) {
     let cluster = states::start(configuration);
     let met = meet(&cluster);
@@ -44,7 +43,7 @@ fn last_words(cluster: &Cluster, worker: i32) -> Vec<String> {
         .filter(|line| line.pid == worker && line.level != Level::Addition)
         .map(|line| line.message)
         .filter(|message| !message.starts_with("Currently") && !message.contains("started"))
-        // Met while the query is still being analyzed, it says where in the query.
+        // During parse analysis, the message also gives the position in the query.
         .map(|message| match message.split_once(" at character ") {
             Some((message, _)) => message.to_owned(),
             None => message,
@@ -72,7 +71,7 @@ fn on_sigterm_while_waiting_to_connect() {
     terminated(LONG_NAP, states::connecting, IN_A_QUERY);
 }
 
-/// Shuts the server down; nobody but the worker may be in the way, nobody is.
+/// Shuts the server down; only the worker could be in the way, and it is not.
 fn shut_down(configuration: &[&str], meet: fn(&Cluster) -> Met, mode: Signal) {
     let cluster = states::start(configuration);
     let met = meet(&cluster);
@@ -114,7 +113,7 @@ fn on_fast_shutdown_while_waiting_to_connect() {
     shut_down(LONG_NAP, states::connecting, Signal::SIGINT);
 }
 
-/// Kills the postmaster; the worker follows it by itself.
+/// Kills the postmaster; the worker exits on its own.
 fn orphaned(configuration: &[&str], meet: fn(&Cluster) -> Met) {
     let cluster = states::start(configuration);
     cluster.expect("terminating connection due to unexpected postmaster exit");

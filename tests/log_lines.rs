@@ -1,5 +1,5 @@
-//! What the log says of the counts: every one, those that differ, or none; and of
-//! counts that are too high.
+//! What the log says about the counts: every one, those that differ, or none; and about counts
+//! that are too high.
 
 use crate::cluster::{Cluster, Level, Line, await_ticks, eventually};
 use crate::random_ddl::relations;
@@ -7,7 +7,7 @@ use postgres::Client;
 
 const DATABASE: &str = "app";
 
-/// A server that ticks often, which can be asked for its ticks without the log.
+/// A server that ticks often, whose ticks can be queried without the log.
 fn start(configuration: &[&str]) -> (Cluster, Client) {
     let settings = [
         "count_relations.databases = 'app'",
@@ -45,7 +45,7 @@ fn counts(cluster: &Cluster) -> Vec<String> {
     lines.into_iter().map(message).collect()
 }
 
-/// What a count of `relations` looks like there.
+/// How a count of `relations` looks there.
 fn said(relations: i64, difference: &str) -> String {
     format!("{relations} relations in database \"app\"{difference}")
 }
@@ -199,7 +199,7 @@ fn fallen(relations: i64, threshold: i64) -> (Level, String) {
     (Level::Log, message)
 }
 
-/// A server that is to warn of two relations more than there are, and the threshold.
+/// A server that must warn at two relations more than there are, and the threshold.
 fn start_with_threshold() -> (Cluster, Client, i64) {
     let (cluster, mut client) = start(&[]);
     cluster.expect("more than count_relations.warn_above");

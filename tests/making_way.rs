@@ -1,7 +1,7 @@
-//! Whoever needs a database to itself gets it, whatever the worker is doing.
+//! A command that needs a database to itself gets it, whatever the worker is doing.
 //!
-//! The commands give up by themselves after five seconds, so that each success in
-//! here is a worker that made way in time.
+//! The commands give up by themselves after five seconds, so each success here means that a
+//! worker made way in time.
 
 use crate::cluster::{Cluster, eventually};
 use crate::states::{self, BUSY, Hold, LONG_NAP, Met, SHORT_NAP};
@@ -11,8 +11,8 @@ use std::time::Duration;
 
 const MAKING_WAY: &str = "worker for database \"app\" making way";
 
-/// Runs `command`, while the worker is in the state that `meet` brings about, and
-/// checks that it made way for it. What holds the worker lets go after a while.
+/// Runs `command` while the worker is in the state that `meet` brings about, and checks that
+/// the worker made way for it. What holds the worker is released after a while.
 fn make_way(cluster: &Cluster, meet: fn(&Cluster) -> Met, command: &str) {
     let met = meet(cluster);
     let ways_made = cluster.lines_with(MAKING_WAY).len();
@@ -20,7 +20,7 @@ fn make_way(cluster: &Cluster, meet: fn(&Cluster) -> Met, command: &str) {
     let sql = command.to_owned();
     let running = spawn(move || client.batch_execute(&sql));
     if let Hold::Session(session) = met.hold {
-        // Until then the command has this session to wait for, not the worker.
+        // Until then the command waits for this session, not for the worker.
         sleep(Duration::from_secs(1));
         drop(session);
     }
@@ -64,7 +64,7 @@ fn make_way_for_all_on(cluster: &Cluster, meet: fn(&Cluster) -> Met, again: fn(&
     await_counting(cluster);
 
     make_way(cluster, again, "ALTER DATABASE app RENAME TO renamed");
-    // A list names databases; what is counted is whichever has the name.
+    // A list contains names; the database that has the name is counted.
     cluster.await_next_line("database \"app\" does not exist");
     cluster.execute("postgres", "ALTER DATABASE renamed RENAME TO app");
     await_counting(cluster);
@@ -96,8 +96,7 @@ fn while_waiting_for_a_lock_on_pg_class() {
     make_way_for_all(BUSY, states::waiting_for_lock);
 }
 
-/// What PostgreSQL 19 does to workers that it may end itself (`BGWORKER_INTERRUPTIBLE`) is
-/// to forget them, here too.
+/// PostgreSQL 19 forgets workers that it may end itself (`BGWORKER_INTERRUPTIBLE`), here too.
 #[test]
 fn for_a_command_that_fails_in_the_end_and_comes_back() {
     let cluster = states::start(SHORT_NAP);
@@ -124,8 +123,8 @@ fn a_database_of_another_name_does_not_concern_the_worker() {
     assert_eq!(cluster.worker("app"), worker);
 }
 
-/// The server lets an owner end other sessions of a database only if all of them are
-/// his own; the worker has no chance to leave before that is checked.
+/// The server lets an owner end other sessions of a database only if all of them are the
+/// owner's; the worker cannot leave before that is checked.
 #[test]
 fn for_the_owner_of_a_database_unless_he_uses_force_without_the_right_to() {
     let cluster = states::start(SHORT_NAP);

@@ -1,4 +1,4 @@
-//! A worker lives for months, so nothing may be left of a tick when it is over.
+//! A worker lives for months, so a tick must leave no memory behind.
 //!
 //! `COUNT_RELATIONS_MEMORY_SECONDS` is how long a story takes.
 
@@ -13,8 +13,8 @@ const DATABASE: &str = "postgres";
 fn counting_again_and_again_takes_no_more_memory_than_counting_for_a_while() {
     let cluster = start();
     let ddl = Ddl::start(&cluster);
-    // Counting, the heap is not packed in quite the same way each time, nor are the
-    // same entries in the caches. Less than the smallest piece of memory at each count.
+    // While counting, the heap is not packed in quite the same way each time, and the caches do
+    // not contain the same entries. Less than the smallest piece of memory per count.
     assert_flat(&cluster, 64 * 1024, 24 * 1024);
     let changes = ddl.changes.load(Ordering::Relaxed);
     println!("{changes} changes");
@@ -23,7 +23,7 @@ fn counting_again_and_again_takes_no_more_memory_than_counting_for_a_while() {
 
 #[test]
 fn nor_do_ticks_without_a_count() {
-    // Less than the smallest piece of heap, and a pointer, at each tick.
+    // Less than the smallest piece of heap, and a pointer, per tick.
     assert_flat(&start(), 16 * 1024, 4 * 1024);
 }
 
@@ -58,17 +58,17 @@ fn await_counts(cluster: &Cluster, ticks: usize) {
     });
 }
 
-/// What a process has to itself, in bytes.
+/// Memory that only this process uses, in bytes.
 #[derive(Debug)]
 struct Memory {
     /// As in [`Usage`].
     anonymous: u64,
-    /// What is in use of the server's memory contexts.
+    /// Memory in use in the server's memory contexts.
     in_contexts: u64,
 }
 
 impl Memory {
-    /// The least of some moments. Invalidations make caches smaller and larger.
+    /// The minimum of several moments. Invalidations make caches smaller and larger.
     fn of(cluster: &Cluster, worker: i32) -> Memory {
         let moments = [(); 10].map(|()| {
             await_counts(cluster, 5);
@@ -109,8 +109,8 @@ impl Ddl {
         let mut client = cluster.connect(DATABASE);
         let changing = Background::start(move |done| {
             let statements = [&["CREATE TABLE t (id serial PRIMARY KEY)", "DROP TABLE t"]; 100];
-            // Or dead rows would make each count slower than the one before. They
-            // also have the worker plan its query again.
+            // Otherwise dead rows would make each count slower than the one before. These also
+            // make the worker re-plan its query.
             let maintenance = [&[
                 "VACUUM (ANALYZE) pg_class, pg_attribute, pg_depend",
                 "VACUUM FULL pg_class",

@@ -1,5 +1,5 @@
-//! Loaded any other way than through shared_preload_libraries, the library says
-//! so and does nothing; preloaded from anywhere, it works.
+//! If the library is loaded other than by shared_preload_libraries, it says so and does
+//! nothing; preloaded from any directory, it works.
 
 use crate::cluster::{Cluster, Level, installed_library, major_version};
 use std::fs;

@@ -7,28 +7,28 @@ use postgres::{Client, NoTls};
 use std::thread::sleep;
 use std::time::Duration;
 
-/// A number that the environment gives, among them the seed.
+/// A number from the environment, such as the seed.
 pub fn from_environment(variable: &str) -> Option<u64> {
     let value = std::env::var(variable).ok()?;
     Some(value.parse().expect(variable))
 }
 
-/// The number of relations, as a client counts them: in the table, as an index that was
-/// built amid DDL can be wrong.
+/// The number of relations, as a client counts them: in the table, because an index that was
+/// built during DDL can be wrong.
 pub fn relations(client: &mut Client) -> i64 {
     let sql = "SELECT count(*) FROM pg_class";
     let indexes = ["indexscan", "indexonlyscan", "bitmapscan"];
     count_without(client, &indexes, sql)
 }
 
-/// The number of rows that the index of `pg_class` on `column`, the first of it, has.
+/// The number of rows in the index of `pg_class` whose first column is `column`.
 pub fn rows_of_index(client: &mut Client, column: &str) -> i64 {
     let least = if column == "relname" { "''" } else { "0" };
     let sql = format!("SELECT count(*) FROM pg_class WHERE {column} >= {least}");
     count_without(client, &["seqscan", "bitmapscan"], &sql)
 }
 
-/// What `sql` counts if the planner can do without some kinds of scans.
+/// What `sql` counts if the planner avoids some kinds of scans.
 fn count_without(client: &mut Client, scans: &[&str], sql: &str) -> i64 {
     let mut transaction = client.transaction().unwrap();
     for scan in scans {
@@ -38,9 +38,9 @@ fn count_without(client: &mut Client, scans: &[&str], sql: &str) -> i64 {
     transaction.query_one(sql, &[]).unwrap().get(0)
 }
 
-/// Announces more than the 4,096 changes (`MAXNUMMESSAGES` in sinvaladt.c) that a
-/// process may be behind before it is told to throw its caches away, two for every
-/// column; and makes `more` relations more than with zero.
+/// Sends more than the 4,096 invalidation messages (`MAXNUMMESSAGES` in sinvaladt.c) that a
+/// process may be behind before it is told to discard its caches, two for every column; and
+/// creates `more` relations more than with zero.
 pub fn overflow(more: u8) -> String {
     format!(
         "DROP SCHEMA IF EXISTS burst CASCADE
@@ -52,7 +52,7 @@ pub fn overflow(more: u8) -> String {
     )
 }
 
-/// What only says that sessions met.
+/// Messages that only show that sessions interfered.
 pub const TOLD_WHEN_IN_THE_WAY: [&str; 3] = [
     "deadlock detected",
     "canceling statement due to lock timeout",
@@ -60,7 +60,7 @@ pub const TOLD_WHEN_IN_THE_WAY: [&str; 3] = [
     "canceling statement due to conflict with recovery",
 ];
 
-/// Whether an error only says that sessions met.
+/// Whether an error only shows that sessions interfered.
 pub fn is_in_the_way(error: &postgres::Error) -> bool {
     let told = [
         SqlState::T_R_DEADLOCK_DETECTED,
@@ -90,8 +90,8 @@ const COLUMNS: &str = "(id serial PRIMARY KEY, t text)";
 const LEAVE: &str = "LEAVE";
 
 impl Session {
-    /// A session of a `number` that no other session of the server has. Only errors
-    /// that `is_excused` may come up, and have it leave and come back.
+    /// A session with a `number` that no other session of the server has. Only errors that
+    /// `is_excused` may occur, and make it leave and come back.
     pub fn new(
         mut settings: postgres::Config,
         number: usize,
@@ -120,8 +120,8 @@ impl Session {
         }
     }
 
-    /// What happens between two pauses. What is tried does not depend on what
-    /// came of it, only on the seed.
+    /// Performs the changes between two pauses. What is tried depends only on the seed, not on
+    /// the results.
     pub fn play(&mut self) {
         let number = self.number;
         let end = if self.rng.bool() {
@@ -150,7 +150,7 @@ impl Session {
         format!("churn{}.t{}", self.number, self.rng.u8(0..4))
     }
 
-    /// One of many ways to change `pg_class`, or not to, a statement a line.
+    /// One of many ways to change `pg_class`, or not to, one statement per line.
     fn script(&mut self) -> String {
         let table = self.table();
         let other = self.table();
@@ -258,7 +258,7 @@ impl Session {
         }
     }
 
-    /// Runs a script. The rest of it is left out if other sessions are in its way.
+    /// Runs a script. The rest of it is skipped if other sessions are in its way.
     pub fn perform(&mut self, script: &str) {
         for statement in script.lines().map(str::trim) {
             let ends_prepared = statement.contains(" PREPARED ");
@@ -276,7 +276,7 @@ impl Session {
         }
     }
 
-    /// Leaves, whatever it is in the middle of, and comes back.
+    /// Leaves, whatever it is doing, and comes back.
     fn replace(&mut self) {
         self.replaced.push(self.backend);
         eventually("a connection that lasts", || {
@@ -289,8 +289,8 @@ impl Session {
         });
     }
 
-    /// Rolls back what a server that crashed may have prepared without saying so, or
-    /// not ended.
+    /// Rolls back transactions that a server that crashed may have prepared without reporting
+    /// it, or not ended.
     fn forget_prepared(&mut self) -> Result<(), postgres::Error> {
         let gid = format!("churn{}", self.number);
         let sql = "SELECT 1 FROM pg_prepared_xacts WHERE gid = $1";
@@ -302,7 +302,7 @@ impl Session {
         Ok(())
     }
 
-    /// Waits until those who left are gone, and with them what they left open.
+    /// Waits until the replaced sessions are gone, along with what they left open.
     pub fn await_rest(&mut self) {
         for backend in self.replaced.drain(..) {
             eventually("a backend to end", || is_gone(backend).then_some(()));

@@ -1,6 +1,6 @@
-//! A command that needs a database to itself locks it before it is refused, so that
-//! anybody who may log in can lock any database, for a moment, as often as he likes.
-//! No database goes uncounted for that.
+//! A command that needs a database to itself locks it before it is refused. So any role that
+//! can log in can lock any database, for a moment, as often as it likes. This must not keep a
+//! database from being counted.
 
 use crate::all_databases::keep_changing;
 use crate::cluster::{Background, Cluster, eventually, send};
@@ -32,7 +32,7 @@ const COMMANDS: [&[&str]; 4] = [
 
 const SECONDS: &str = "SELECT pg_sleep(20)";
 
-/// Sessions of a role that owns nothing, at their commands until dropped.
+/// Sessions of a role that owns nothing, running their commands until dropped.
 struct Mallory {
     refusals: [Arc<AtomicU64>; 4],
     #[allow(dead_code)] // held, not read
@@ -42,8 +42,8 @@ struct Mallory {
 impl Mallory {
     /// Makes the role.
     fn prepare(cluster: &Cluster) {
-        // CREATEDB, or copying is refused before it locks anything; quiet, or the log
-        // is full of refusals.
+        // CREATEDB, because otherwise copying is refused before it locks anything; quiet,
+        // because otherwise the log fills with refusals.
         cluster.execute(
             "postgres",
             "CREATE ROLE mallory LOGIN CREATEDB; ALTER ROLE mallory SET log_min_messages = panic",
@@ -70,7 +70,7 @@ impl Mallory {
         Mallory { refusals, sessions }
     }
 
-    /// Each session has had its commands refused, or the story is void.
+    /// Each session has had its commands refused; otherwise the story proves nothing.
     fn assert_refused(&self) {
         let refusals = self.refusals.each_ref().map(|n| n.load(Ordering::Relaxed));
         assert!(refusals.iter().all(|number| *number >= 10), "{refusals:?}");
@@ -96,14 +96,14 @@ fn ticks(cluster: &Cluster) -> [i64; 2] {
     })
 }
 
-/// The worker stays, and ticks as the one of a database that is let alone.
+/// The worker stays, and ticks like that of a database that is left alone.
 fn stays(databases: &str) {
     let cluster = Cluster::start(&[
         &format!("count_relations.databases = '{databases}'"),
         "log_min_messages = debug1",
     ]);
     cluster.execute("postgres", "CREATE EXTENSION count_relations");
-    // So that who visits it stays.
+    // So that the visiting worker stays.
     let busy = keep_changing(&cluster, "app");
     let before = ticks(&cluster);
     let worker = cluster.worker("app");
@@ -116,7 +116,7 @@ fn stays(databases: &str) {
     let [app, postgres] = [after[0] - before[0], after[1] - before[1]];
     assert!(app >= postgres - 2, "{app} ticks, and elsewhere {postgres}");
 
-    // Those who may are not kept from it.
+    // Roles that have the right are not kept from it.
     drop(busy);
     cluster.expect("database \"app\" does not exist");
     cluster.execute("postgres", "DROP DATABASE app");
@@ -150,8 +150,8 @@ fn the_launcher_sends_a_worker_again() {
     mallory.assert_refused();
 }
 
-/// Her command goes ahead, with another's rights, but it is not hers to have: the worker
-/// can't tell it from one that takes its time to be refused.
+/// Her command goes ahead, with another role's rights, but she has no right to the database:
+/// the worker can't tell it from one that takes long to be refused.
 #[test]
 fn a_command_of_somebody_without_the_right_to_it_waits_in_vain() {
     let cluster = Cluster::start(&["count_relations.databases = 'app'"]);
@@ -170,7 +170,8 @@ fn a_command_of_somebody_without_the_right_to_it_waits_in_vain() {
     assert!(cluster.lines_with("making way").is_empty());
     assert_eq!(cluster.worker("app"), worker);
 
-    // The owner may, a member of the owner, and for a template whoever may create databases.
+    // The owner may, a member of the owner, and for a template any role that may create
+    // databases.
     cluster.execute("postgres", "CREATE ROLE others ROLE mallory");
     for right in [
         "OWNER TO mallory",
@@ -190,8 +191,8 @@ fn a_command_of_somebody_without_the_right_to_it_waits_in_vain() {
     }
 }
 
-/// Sends commands that are refused, and does not read that they were, until the server
-/// has no place left for what it has to say and keeps the database locked.
+/// Sends commands that are refused, without reading the replies, until the server has no room
+/// for its output and keeps the database locked.
 fn have_refused_unread(cluster: &Cluster) -> UnixStream {
     let mut stream = UnixStream::connect(cluster.socket().join(".s.PGSQL.5432")).unwrap();
     let message = |kind: &[u8], body: &[u8]| {

@@ -1,4 +1,4 @@
-//! The queries of the runbook, on a server that has the problems which it is about.
+//! The queries of the runbook, on a server that has the problems it describes.
 
 use crate::cluster::{Cluster, FAST, eventually, is_gone};
 use nix::sys::signal::Signal;
@@ -80,14 +80,14 @@ fn every_query_runs_and_finds_what_it_is_about() {
     assert!(statements.len() > 30, "{}", statements.len());
     for sql in &statements {
         if sql.starts_with("VACUUM FULL") {
-            // As the runbook says: with no old transaction left.
+            // As the runbook says: once no old transaction is left.
             let forgotten = client.query_opt("SELECT 1 FROM pg_prepared_xacts", &[]);
             if forgotten.unwrap().is_some() {
                 idle.batch_execute("ROLLBACK").unwrap();
                 let rollback = "ROLLBACK PREPARED 'forgotten'";
                 client.batch_execute(rollback).unwrap();
             }
-            // A count may have it locked, and this machine be slow.
+            // A count may have locked it, and this machine may be slow.
             client.batch_execute("SET lock_timeout = 0").unwrap();
         }
         let rows = client
@@ -133,14 +133,14 @@ fn behind_vacuum_full_of_pg_class_all_sessions_wait() {
     let mut holder = cluster.connect("app");
     let mut client = cluster.connect("app");
     client.batch_execute("SET lock_timeout = '200ms'").unwrap();
-    // What it takes while it runs.
+    // What it locks while it runs.
     holder
         .batch_execute("BEGIN; LOCK TABLE pg_class IN ACCESS EXCLUSIVE MODE")
         .unwrap();
     let refused = client.batch_execute("SELECT FROM t").unwrap_err();
     assert_eq!(refused.code(), Some(&SqlState::LOCK_NOT_AVAILABLE));
     cluster.expect("canceling statement due to lock timeout");
-    // And while it waits for somebody who only reads.
+    // And while it waits for a session that only reads.
     holder
         .batch_execute("ROLLBACK; BEGIN; LOCK TABLE pg_class IN ACCESS SHARE MODE")
         .unwrap();

@@ -1,5 +1,5 @@
-//! Exporters and Prometheus, as Debian packages them: started on free ports, asked over
-//! HTTP, killed when dropped. `scripts/tools.sh` provides them.
+//! Exporters and Prometheus, as Debian packages them: started on free ports, queried over HTTP,
+//! killed when dropped. `scripts/tools.sh` provides them.
 
 use crate::cluster::{Cluster, eventually};
 use std::collections::BTreeMap;
@@ -63,8 +63,8 @@ impl Server {
     /// Debian's exporter for PostgreSQL with the queries of a file, connected to the database
     /// "postgres" as `role`.
     pub fn postgres_exporter(cluster: &Cluster, role: &str, queries: &Path) -> Server {
-        // Those of old read columns of pg_stat_bgwriter that PostgreSQL 17 dropped. The
-        // collector of those that know better has another name.
+        // Old exporters read columns of pg_stat_bgwriter that PostgreSQL 17 dropped. In newer
+        // ones the collector has another name.
         let bgwriter = collectors().into_iter().filter(|name| name == "bgwriter");
         Server::postgres_exporter_without(bgwriter, &[], cluster, role, queries)
     }
@@ -169,8 +169,7 @@ impl Server {
         answer["data"]["result"].clone()
     }
 
-    /// The series that an expression has now, without those of `__name__` when Prometheus
-    /// drops it.
+    /// The current series of an expression. Their name is empty if Prometheus drops it.
     pub fn query(&self, expression: &str) -> Metrics {
         let result = self.api("query", &[("query", expression)]);
         let series = result.as_array().unwrap().iter().map(|series| {
@@ -216,7 +215,7 @@ fn collectors() -> Vec<String> {
     names.map(str::to_owned).collect()
 }
 
-/// The port on which a process listens at 127.0.0.1, as proc(5) has it.
+/// The port on which a process listens at 127.0.0.1, according to proc(5).
 fn listening_port(pid: u32) -> Option<u16> {
     let links = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
     let links = links.filter_map(|link| fs::read_link(link.ok()?.path()).ok());
@@ -257,7 +256,8 @@ impl Metrics {
         Metrics(lines.map(parse_line).collect())
     }
 
-    /// Those whose names begin so, without some labels, that the exporter adds.
+    /// The metrics whose names begin with `prefix`, without some labels, which the exporter
+    /// adds.
     pub fn with_prefix(&self, prefix: &str, without: &[&str]) -> Metrics {
         let ours = self
             .0

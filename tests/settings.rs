@@ -7,11 +7,11 @@ use nix::sys::signal::Signal;
 fn a_reload_changes_naptime_without_adding_a_tick() {
     let cluster = Cluster::start(&["count_relations.naptime = '1h'"]);
     cluster.await_line("Currently");
-    // Nothing that concerns us changes: no tick.
+    // Changes nothing that concerns us: no tick.
     cluster.configure(&["log_min_messages = 'debug1'"]);
     cluster.reload();
     cluster.await_line("parameter \"log_min_messages\" changed");
-    // Reaching the worker: it logs at debug1 what the server's transactions do.
+    // Reaches the worker, which at debug1 logs what the server's transactions do.
     cluster.configure(&["count_relations.naptime = '200ms'"]);
     assert_eq!(cluster.counts("postgres").len(), 1);
     cluster.reload();
@@ -19,7 +19,7 @@ fn a_reload_changes_naptime_without_adding_a_tick() {
         let counts = cluster.counts("postgres");
         (counts.len() > 6).then_some(counts)
     });
-    // A late tick does not shift later ones, so that two may be close to each other.
+    // A late tick does not shift later ones, so two may be close to each other.
     let [first, .., last] = &counts[1..] else {
         unreachable!("there are more than two");
     };
@@ -60,8 +60,7 @@ fn a_list_of_databases_is_not_changed_by_a_reload() {
     cluster.next_count("postgres");
 }
 
-/// Starts a server with a line that it must refuse to start with, and returns its
-/// last word.
+/// Starts a server with a line that must keep it from starting, and returns its last message.
 fn refusal(configuration: &str) -> Vec<String> {
     let cluster = Cluster::init(&[configuration]);
     cluster.start_in_vain();

@@ -38,8 +38,8 @@ fn a_query_canceled_by_a_recovery_conflict_costs_a_restart_of_the_worker() {
     let conflict = "canceling statement due to conflict with recovery";
     let mut client = primary.connect(DATABASE);
     eventually("a recovery conflict", || {
-        // In transactions of their own: a row that only its own transaction has
-        // seen is in nobody's way.
+        // In transactions of their own: a row that only its own transaction has seen causes no
+        // conflict.
         for sql in ["CREATE TABLE t ()", "DROP TABLE t", "VACUUM pg_class"] {
             client.batch_execute(sql).unwrap();
         }
@@ -82,7 +82,7 @@ fn a_rename_that_is_replayed_is_noticed() {
     let left = standby.await_line("database \"app\" leaving, as the database has got another name");
     assert_eq!(left.pid, worker);
     standby.await_line("database \"app\" does not exist");
-    // What is counted is whichever database has the name.
+    // The database that has the name is counted.
     primary.execute("postgres", "CREATE DATABASE app");
     primary.execute(DATABASE, "CREATE TABLE t ()");
     standby.await_nth_line("worker started for database \"app\"", 2);

@@ -1,4 +1,4 @@
-//! The states in which a worker can be met. Several promises hold in all of them.
+//! The states in which a worker can be found. Several promises hold in all of them.
 
 use crate::cluster::{Cluster, FAST, Throttle, eventually};
 use postgres::Client;
@@ -147,7 +147,7 @@ pub fn grow_catalog(cluster: &Cluster, database: &str, thousands: u32) {
     }
 }
 
-/// That another worker counts in the place of `former`, and nobody else has ended.
+/// Asserts that another worker counts in place of `former`, and no other process has ended.
 pub fn assert_only_replaced(cluster: &Cluster, former: i32) {
     assert_ne!(cluster.worker(DATABASE), former);
     cluster.next_count(DATABASE);

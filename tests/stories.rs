@@ -1,8 +1,8 @@
-//! What count_relations promises, told on real servers, one story a file.
+//! What count_relations promises, told on real servers, one story per file.
 //!
-//! All stories run in parallel, each on clusters of its own; `cluster` has what
-//! they are told with. A story fails also if the server's log has a line at
-//! WARNING or above that it does not name with `expect`.
+//! All stories run in parallel, each on its own clusters; `cluster` contains what they share. A
+//! story also fails if the server's log has a line at WARNING or above that it does not name
+//! with `expect`.
 
 mod cluster;
 mod random_ddl;

@@ -39,7 +39,7 @@ fn no_parallel_workers_and_no_jit_whatever_the_settings() {
     let libraries = fs::read_to_string(format!("/proc/{worker}/maps")).unwrap();
     assert!(!libraries.contains("llvmjit"), "{libraries}");
 
-    // The same query of a client's does get helpers, so the settings are right.
+    // The same query in a client does get helpers, so the settings are right.
     let mut client = cluster.connect(DATABASE);
     client
         .batch_execute("SELECT count(*) FROM pg_class")

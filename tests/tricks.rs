@@ -1,12 +1,12 @@
-//! The worker runs as a superuser in databases that belong to others. Nothing that
-//! they can set makes it run their code, or stops it.
+//! The worker runs as a superuser in databases that belong to others. Nothing that they can set
+//! makes it run their code, or stops it.
 
 use crate::cluster::{Cluster, FAST};
 use crate::states::DATABASE;
 use nix::sys::signal::Signal;
 
-/// What an owner who means harm prepares: everything that the worker's query names
-/// exists once more, in a schema of the owner's, and tells the canary when used.
+/// What a malicious owner prepares: everything that the worker's query names exists once more,
+/// in a schema of the owner's, and tells the canary when used.
 const TRAPS: &str = "
     CREATE TABLE canary (what text);
     GRANT ALL ON canary TO PUBLIC;
@@ -23,7 +23,7 @@ const TRAPS: &str = "
     CREATE OPERATOR evil.+ (leftarg = bigint, rightarg = bigint, function = evil.plus);
 ";
 
-/// What can be attached to a database by its owner or to a role by itself.
+/// Settings that its owner can attach to a database, or a role to itself.
 const SETTINGS: &[&str] = &[
     "search_path = evil, pg_catalog",
     "row_security = off",
@@ -94,15 +94,14 @@ fn set_up(count_relations_role: &str, databases: &str) -> Cluster {
     cluster
 }
 
-/// Sets no more traps for those who connect from now on.
+/// Removes the traps for sessions that connect from now on.
 fn disarm(cluster: &Cluster) {
     for owner in ["DATABASE app", "ROLE postgres IN DATABASE app"] {
         cluster.execute("postgres", &format!("ALTER {owner} RESET ALL"));
     }
 }
 
-/// The count is right, by the same worker all the time if it stays, and the canary is
-/// silent.
+/// The count is right, by the same worker throughout if it stays, and the canary is silent.
 fn withstands(count_relations_role: &str, databases: &str) {
     let cluster = set_up(count_relations_role, databases);
     let before = cluster.next_count(DATABASE);
@@ -185,7 +184,7 @@ fn a_client_encoding_without_a_conversion_keeps_no_worker_out() {
         "postgres",
         "CREATE DATABASE latin OWNER mallory ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0",
     );
-    // Allowed from a database that can be converted to anything.
+    // Allowed from a database that can be converted to any encoding.
     cluster
         .connect_as("mallory", "postgres")
         .batch_execute("ALTER DATABASE latin SET client_encoding = 'WIN1251'")

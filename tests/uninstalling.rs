@@ -1,5 +1,5 @@
-//! What `make install` has installed, `make uninstall` removes, but not from under a server
-//! that could not start again without it.
+//! `make uninstall` removes what `make install` has installed, unless a server could then not
+//! start again.
 
 use crate::cluster::{Cluster, installed_library};
 use nix::sys::signal::Signal;

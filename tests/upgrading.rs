@@ -1,4 +1,4 @@
-//! A newer build is installed while a server runs, and is used when that is restarted.
+//! A newer build is installed while a server runs, and is used when the server is restarted.
 
 use crate::cluster::{Cluster, FAST, eventually, installed_library, is_gone, send};
 use nix::sys::signal::Signal;
@@ -43,7 +43,7 @@ fn a_newer_build_waits_for_the_restart() {
     cluster.execute("postgres", "CREATE TABLE t ()");
     cluster.next_count("postgres");
     assert_eq!(cluster.worker("postgres"), worker);
-    // Whoever comes now has what the postmaster has.
+    // A worker that starts now uses what the postmaster has loaded.
     send(worker, Signal::SIGTERM);
     eventually("the worker to end", || is_gone(worker).then_some(()));
     cluster.await_nth_line(OLD, 2);

@@ -30,8 +30,8 @@ const CONFIGURATION: &[&str] = &[
 
 const CHURNED: usize = 8;
 
-/// Changes databases of `primary`, and compares all rows of `watched`, itself or a standby
-/// of it, whose launcher has a hard life.
+/// Changes databases of `primary`, and compares all rows of `watched`, itself or its standby,
+/// while its launcher is stopped, terminated or killed.
 fn churn(primary: &Cluster, watched: &Cluster, may_crash: bool) {
     let seed = from_environment("COUNT_RELATIONS_SEED").unwrap_or_else(|| fastrand::u64(..));
     let seconds = from_environment("COUNT_RELATIONS_CHURN_SECONDS").unwrap_or(20);
@@ -104,7 +104,7 @@ fn churn(primary: &Cluster, watched: &Cluster, may_crash: bool) {
     }
 }
 
-/// After a crash there are none, for a moment.
+/// After a crash there are none for a moment.
 fn await_all_rows(cluster: &Cluster) {
     let mut client = cluster.connect("postgres");
     let sql = "SELECT 1 FROM relation_counts HAVING count(*) = $1";
@@ -231,8 +231,8 @@ fn parallel_queries_and_subscriptions_get_their_workers_while_all_databases_chan
     assert_all_right(&cluster);
 }
 
-/// What visits cost is what the postmaster's children that have ended have cost, and those
-/// that are there: no other ends meanwhile.
+/// Visits cost what the postmaster's ended children and the running workers have used: no other
+/// child ends meanwhile.
 #[test]
 fn all_visits_together_take_a_tenth_of_a_processor() {
     let cluster = start(&[
@@ -251,7 +251,7 @@ fn all_visits_together_take_a_tenth_of_a_processor() {
         .map(|name| keep_changing(&cluster, name))
         .collect();
     let mut used = || {
-        // In this order one that ends in between counts for less, and not twice.
+        // In this order a worker that ends in between counts for less, not twice.
         let [_, ended] = processor_times(postmaster).unwrap();
         let sql = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'count relations'";
         let rows = client.query(sql, &[]).unwrap();
@@ -269,8 +269,8 @@ fn all_visits_together_take_a_tenth_of_a_processor() {
     assert_all_right(&cluster);
 }
 
-/// With others waiting, each visit is one count. What is committed between its snapshot and
-/// its end, which takes its time here, the next visit has to count.
+/// With others waiting, each visit is one count. What is committed between its snapshot and its
+/// end, a long time here, the next visit must count.
 #[test]
 fn workers_that_leave_at_once_leave_nothing_uncounted() {
     let cluster = start(&[
@@ -347,8 +347,8 @@ fn a_change_shows_however_it_meets_the_coming_and_going_of_workers() {
         eventually("the change to be counted", || {
             view.query_opt(sql, &[&truth]).unwrap()
         });
-        // So that the next change meets a worker in whatever it is doing: at the end of its
-        // visit, too.
+        // So that the next change meets a worker in whatever it is doing, including the end of
+        // its visit.
         if let Some(worker) = cluster.worker_now("app") {
             if round % 3 == 0 {
                 send(worker, Signal::SIGTERM);

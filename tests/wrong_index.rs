@@ -8,7 +8,7 @@ use postgres::Client;
 const DATABASE: &str = "app";
 const INDEX: &str = "pg_class_tblspc_relfilenode_index";
 
-/// A server that prefers indexes wherever it has the choice.
+/// A server that prefers indexes wherever it can.
 fn start() -> Cluster {
     Cluster::start(&[
         "count_relations.databases = 'app'",
@@ -22,7 +22,7 @@ fn in_the_index(client: &mut Client) -> i64 {
     rows_of_index(client, "reltablespace")
 }
 
-/// The worker says what the table has, now and after the next change.
+/// The worker logs what the table contains, now and after the next change.
 fn assert_counted_right(cluster: &Cluster, client: &mut Client) {
     assert_eq!(cluster.next_count(DATABASE), relations(client));
     client.batch_execute("CREATE TABLE one_more ()").unwrap();
@@ -54,8 +54,8 @@ fn rows_that_an_index_lacks_are_counted() {
     assert_counted_right(&cluster, &mut client);
 }
 
-/// The server's own way to a wrong index: it enters each version of a row of a
-/// transaction that has not ended.
+/// How the server itself makes an index wrong: it enters each version of a row of a transaction
+/// that has not ended.
 #[test]
 fn rows_that_an_index_has_twice_are_counted_once() {
     let cluster = start();

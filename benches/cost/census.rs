@@ -7,11 +7,11 @@ use postgres::Client;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// How much the worker may be asked for: by default, and as often as there is a tick.
+/// The worker's limits: the default, and a census for every tick.
 const NAPTIMES: [&str; 2] = ["1min", "10ms"];
 
-/// The cost of a census, as a ratio to that of counting in a session without helpers; and
-/// what censuses take of the time while a DDL a tick goes on.
+/// The cost of a census, as a ratio to that of counting in a session without helpers; and the
+/// share of the time that censuses take with one DDL command per tick.
 pub fn measure(cluster: &Cluster, relations: u32) -> Census {
     const ROUNDS: usize = 9;
     say(&format!("A census, {relations} relations"));
@@ -47,7 +47,7 @@ pub fn measure(cluster: &Cluster, relations: u32) -> Census {
     }
 }
 
-/// Has a census be taken.
+/// Requests a census and waits for it.
 fn take(view: &mut Client) {
     let taken = "SELECT max(checked_at)::text FROM relation_catalogs";
     let mut latest = || -> Option<String> { view.query_one(taken, &[]).unwrap().get(0) };
@@ -58,8 +58,8 @@ fn take(view: &mut Client) {
     eventually("a census", || (latest() != before).then_some(()));
 }
 
-/// The share of a processor that censuses take if there is no naptime to speak of: what the
-/// worker uses with them, less what it uses without.
+/// The share of a processor that censuses take if the naptime hardly limits them: what the
+/// worker uses with them, minus what it uses without.
 fn most_of_the_time(cluster: &Cluster, worker: i32) -> f64 {
     const WINDOW: Duration = Duration::from_secs(20);
     let [without, with] = ["0", NAPTIMES[1]].map(|naptime| {

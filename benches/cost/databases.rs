@@ -1,4 +1,4 @@
-//! What it costs to count every database of a server that has many.
+//! What it costs to count every database of a server with many.
 
 use crate::cluster::{self, Cluster, eventually};
 use crate::report::{Databases, Times, Visits};
@@ -16,7 +16,7 @@ const OURS: &str = "count relations";
 /// The default, so that a second has a tick.
 const NAPTIME: Duration = Duration::from_secs(1);
 
-/// A server on which all databases are counted, with slots as any other, but for those of
+/// A server on which all databases are counted, with the usual number of slots, plus those of
 /// the workers to compare with.
 pub fn start() -> Cluster {
     let cluster = init(&[
@@ -30,8 +30,8 @@ pub fn start() -> Cluster {
     cluster
 }
 
-/// Creates databases until there are so many, and waits until all have been counted and
-/// nobody is there any more.
+/// Creates databases until there are this many, and waits until all have been counted and no
+/// worker is there any more.
 pub fn create(cluster: &Cluster, count: usize) {
     say(&format!("Creating databases, until there are {count}"));
     let mut client = cluster.connect("postgres");
@@ -69,7 +69,7 @@ pub fn measure(cluster: &Cluster, count: usize) -> Databases {
     let [empty, plain, launcher] =
         [EMPTY, PLAIN, LAUNCHER].map(|name| workers(cluster, name, 1)[0]);
     workers(cluster, OURS, 0);
-    // Beyond the statistics that are sent a second later.
+    // After the statistics that are sent a second later.
     sleep(3 * NAPTIME);
 
     let ticks_of_empty = || {
@@ -94,7 +94,7 @@ pub fn measure(cluster: &Cluster, count: usize) -> Databases {
     }
 }
 
-/// To be called when all databases are idle.
+/// Must be called when all databases are idle.
 pub fn measure_visits(cluster: &Cluster) -> Visits {
     Visits {
         to_session: measure_visit(cluster),
@@ -110,14 +110,14 @@ fn databases(first: usize, count: usize) -> Vec<String> {
         .collect()
 }
 
-/// CPU time of a visit, as a ratio to that of a session that connects, counts and leaves.
-/// Both are of children of the postmaster that have ended.
+/// CPU time of a visit, as a ratio to that of a session that connects, counts and leaves. Both
+/// are measured on ended children of the postmaster.
 fn measure_visit(cluster: &Cluster) -> f64 {
     const VISITS: usize = 50;
     say("Visits");
     let names = databases(10, VISITS);
     let used = || processes::cpu_time_of_ended_children(cluster.postmaster());
-    // They stay while it is measured, so that they are no children that have ended.
+    // They stay during the measurement, so that they are not ended children.
     let mut sessions: Vec<Client> = names.iter().map(|name| cluster.connect(name)).collect();
     let mut view = view(cluster);
     let sql = "SELECT sum(recounts)::bigint FROM relation_counts";

@@ -1,10 +1,9 @@
-//! What counting costs, measured against two workers written in C that live in
-//! the same server at the same time: `empty_worker`, which only wakes, writes a
-//! line and sleeps again, and `plain_worker`, which runs the query at every tick.
-//!
-//! `make bench` runs this, and finds the results in benches/RESULTS.md.
-//! `BENCH_ONLY` runs a part of it, `costs`, `scans`, `census`, `view`, `databases` or `times`, and
-//! only prints the results.
+//! What counting costs, compared with two workers written in C that run in the same server at
+//! the same time: `empty_worker`, which only wakes, writes a line and sleeps again, and
+//! `plain_worker`, which runs the query at every tick.
+//! `make bench` runs this, and writes the results to benches/RESULTS.md. `BENCH_ONLY` runs a
+//! part of it, `costs`, `scans`, `census`, `view`, `databases` or `times`, and only prints the
+//! results.
 
 mod census;
 #[allow(dead_code, unused_imports)] // The stories need more of it.
@@ -34,10 +33,10 @@ const LARGE_CATALOG_SIZE: u32 = 1_000_000;
 /// Of a worker that exited, ours and the others.
 const RESTART_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A cost is the median of what it was in as many pairs of windows of time.
+/// A cost is the median over this many pairs of time windows.
 const WINDOW: Duration = Duration::from_secs(2);
 const PAIRS: usize = 3;
-/// For the costs that are the closest to their limits.
+/// For the costs closest to their limits.
 const PAIRS_WHEN_CLOSE: usize = 15;
 
 fn main() {
@@ -109,7 +108,7 @@ fn main() {
     report.publish(parts.is_all());
 }
 
-/// What is to run: all, or the part that `BENCH_ONLY` names.
+/// What to run: all, or the part that `BENCH_ONLY` names.
 struct Parts(Option<String>);
 
 impl Parts {
@@ -189,11 +188,11 @@ fn one_of_each(cluster: &Cluster) -> [i32; 3] {
 /// Ends the workers and waits until the postmaster, or the launcher, has started
 /// `ours` and plain_worker and empty_worker again.
 ///
-/// The first process that connects to a database after the server has started
-/// builds the descriptors of the catalogs' catalogs and writes them to a file for all
-/// others (`load_relcache_init_file()` in utils/cache/relcache.c), which takes some
-/// 170 kB more than reading them. Of workers that start together it is now one, now
-/// another; of those that start again, none.
+/// The first process that connects to a database after the server has started builds the
+/// descriptors of the catalogs' catalogs and writes them to a file for all others
+/// (`load_relcache_init_file()` in utils/cache/relcache.c), which takes some 170 kB more than
+/// reading them. If workers start together, it may be any of them; if they are restarted, it is
+/// none.
 fn restart_workers(cluster: &Cluster, ours: usize) {
     let kinds = [(OURS, ours), (EMPTY, 1), (PLAIN, 1)];
     let former: Vec<i32> = kinds
@@ -224,9 +223,9 @@ fn set_naptime(cluster: &Cluster, naptime: Duration) {
     cluster.reload();
 }
 
-/// Makes the catalog one of a database with this many relations, by cloning the
-/// row of a view; a thousand at a time, as a transaction searches the list of what
-/// it has yet to send for every row.
+/// Gives the catalog as many rows as in a database with this many relations, by cloning the row
+/// of a view; a thousand at a time, because for every row a transaction searches the list of
+/// the invalidation messages it has yet to send.
 fn grow_catalog(cluster: &Cluster, relations: u32) {
     const AT_A_TIME: u32 = 1_000;
     const FIRST_OID: u32 = 1_000_000_000;
@@ -261,8 +260,8 @@ fn clone_rows(first: u32, last: u32) -> String {
     )
 }
 
-/// Leaves so many dead rows in the catalog that nobody may remove while the session that is
-/// returned lives: clones that came and went after its snapshot.
+/// Leaves this many dead rows in the catalog, which cannot be removed while the returned
+/// session lives: clones that came and went after its snapshot.
 fn bloat_catalog(cluster: &Cluster, dead_rows: u32) -> Client {
     const AT_A_TIME: u32 = 1_000;
     const FIRST_OID: u32 = 1_000_000_000;
@@ -292,7 +291,7 @@ fn bloat_catalog(cluster: &Cluster, dead_rows: u32) -> Client {
 enum Load {
     Idle,
     OneDdlASecond,
-    /// What the former is at the default naptime of a second.
+    /// Corresponds to `OneDdlASecond` at the default naptime of a second.
     OneDdlATick,
     TemporaryTables,
 }
@@ -315,7 +314,7 @@ impl Load {
         }
     }
 
-    /// What is done in turn, once a period.
+    /// The statements to run in turn, one per period.
     fn statements(self) -> [String; 2] {
         let temporary = |statement: &dyn Fn(u32) -> String| (1..=100).map(statement).collect();
         match self {
@@ -435,9 +434,9 @@ fn measure_in_transaction(cluster: &Cluster) -> f64 {
 /// What a tick of each of the workers costs, in seconds: of our worker, empty_worker and
 /// plain_worker.
 ///
-/// In a pair of windows, as much of the time in one order as in the other. A worker
-/// finds in the processor's caches what the one before it has left there of the code
-/// that both run, and those that come after plain_worker find little.
+/// In a pair of windows, half of the time is in one order and half in the other. A worker finds
+/// in the processor's caches the code that it shares with the previous worker, and those that
+/// come after plain_worker find little.
 fn per_tick(cluster: &Cluster, workers: [i32; 3], naptime: Duration, window: Duration) -> [f64; 3] {
     let [ours, empty, plain] = workers;
     let mut costs = [0.0; 3];
@@ -453,9 +452,9 @@ fn per_tick(cluster: &Cluster, workers: [i32; 3], naptime: Duration, window: Dur
     costs
 }
 
-/// Spreads the ticks evenly, in this order. A worker that wakes alone finds the
-/// processor's caches cold, as it would in a server of its own; of those that wake
-/// together, only the first does.
+/// Spreads the ticks evenly, in this order. A worker that wakes alone finds the processor's
+/// caches cold, as it would in a server of its own; of those that wake together, only the first
+/// does.
 fn stagger(ours: i32, others: [i32; 2], naptime: Duration) {
     let before = processes::cpu_time(ours);
     eventually("a tick", || {
@@ -479,8 +478,8 @@ struct Usage {
 impl Usage {
     fn of(cluster: &Cluster, pids: [i32; 3]) -> Usage {
         let mut cpu = pids.map(processes::cpu_time);
-        // plain_worker's parallel helpers are children of the postmaster, and no
-        // others end meanwhile.
+        // plain_worker's parallel helpers are children of the postmaster, and no others end
+        // meanwhile.
         cpu[2] += processes::cpu_time_of_ended_children(cluster.postmaster());
         let lines = cluster.lines();
         let ticks = pids.map(|pid| lines.iter().filter(|line| is_tick_of(pid, line)).count());
@@ -530,8 +529,8 @@ fn beside<R>(mut step: impl FnMut() + Send, measure: impl FnOnce() -> R) -> R {
 
 // --- Coming and going ---
 
-/// From the server's saying that it is ready to the first count of our worker, and
-/// of plain_worker, in a new database.
+/// From when the server says that it is ready to the first count of our worker, and of
+/// plain_worker, in a new database.
 fn measure_first_counts(cluster: &Cluster) -> [Times; 2] {
     const STARTS: usize = 20;
     say("First counts");
@@ -562,7 +561,7 @@ fn measure_first_counts(cluster: &Cluster) -> [Times; 2] {
     times
 }
 
-/// From SIGTERM until our worker, and plain_worker, is gone.
+/// From SIGTERM until our worker, and plain_worker, has exited.
 fn measure_departures() -> [Times; 2] {
     const WORKERS: usize = 20;
     const ROUNDS: usize = 5;

@@ -1,4 +1,4 @@
-//! What the kernel knows of the server's processes (`man 5 proc`).
+//! What the kernel knows about the server's processes (`man 5 proc`).
 
 use std::fs;
 use std::time::Duration;
@@ -9,7 +9,7 @@ pub fn cpu_time(pid: i32) -> Duration {
     Duration::from_nanos(number(schedstat.split(' ').next()))
 }
 
-/// The same of all its children that have ended, to 10 ms.
+/// The same for all its children that have ended, to 10 ms.
 pub fn cpu_time_of_ended_children(pid: i32) -> Duration {
     const CUTIME: usize = 16;
     const FIRST_AFTER_NAME: usize = 3;

@@ -70,7 +70,7 @@ pub struct TickWithReader {
     pub with_reader: f64,
 }
 
-/// What counting so many idle databases costs, all of our processes together.
+/// What counting this many idle databases costs, all of our processes together.
 pub struct Databases {
     pub count: usize,
     /// CPU time a second ÷ that of a tick of empty_worker.
@@ -78,7 +78,7 @@ pub struct Databases {
     pub memory_to_plain: f64,
 }
 
-/// What it costs that some databases change.
+/// What changes of some databases cost.
 pub struct Visits {
     /// CPU time of a visit ÷ that of a session that connects, counts and leaves.
     pub to_session: f64,
@@ -100,23 +100,23 @@ impl Times {
 
 // --- The limits ---
 
-/// Of an idle tick, at every size, as a ratio to empty_worker's; what enters the
-/// count in shared memory is part of every tick, so it holds for that as well.
+/// For an idle tick, at every size, as a ratio to empty_worker's; entering the count in shared
+/// memory is part of every tick, so the limit includes that.
 const IDLE_TO_EMPTY: f64 = 1.15;
 
-/// Of the CPU time a second of all our processes on the server with most databases, as a
+/// For the CPU time per second of all our processes on the server with most databases, as a
 /// ratio to a tick of empty_worker's.
 const DATABASES_TO_EMPTY: f64 = 3.0;
 
-/// Of the memory of all our processes.
+/// For the memory of all our processes.
 const DATABASES_TO_PLAIN: f64 = 4.0;
 
-/// Of a read of relation_counts, as a ratio to one of pg_stat_database, the server's
-/// own view with a row of numbers a database.
+/// For a read of relation_counts, as a ratio to one of pg_stat_database, the server's own view
+/// with one row of numbers per database.
 const READ_TO_PG_STAT_DATABASE: f64 = 1.0;
 
 impl Reads {
-    /// The others have several rows a database, and longer ones.
+    /// The others have several, and longer, rows per database.
     fn limit(&self) -> Option<f64> {
         (self.view == "relation_counts").then_some(READ_TO_PG_STAT_DATABASE)
     }
@@ -146,11 +146,11 @@ impl Cost {
     }
 }
 
-/// Of the time that censuses take.
+/// For the time that censuses take.
 const CENSUSES_OF_THE_TIME: f64 = 0.01;
 
-/// How much an idle tick on the largest catalog may cost of one on the smallest
-/// before that counts as a trend and not as noise.
+/// How much more an idle tick on the largest catalog may cost than one on the smallest before
+/// that counts as a trend and not as noise.
 const NO_TREND: f64 = 1.1;
 
 // --- The page ---

@@ -4,10 +4,10 @@ use crate::cluster::Cluster;
 use crate::report::Scan;
 use crate::{median, processes, say};
 
-/// The cost of counting as our worker does, as a ratio to counting with whatever the
-/// planner chooses, both in one session without helpers. Right after VACUUM, which is
-/// when an index serves best, and with its rows not known to be visible to all, as after
-/// changes all over.
+/// The cost of counting as our worker does, as a ratio to counting with the plan that the
+/// planner chooses, both in one session without helpers. Measured right after VACUUM, when an
+/// index serves best, and with rows that are not known to be visible to all, as after changes
+/// everywhere.
 pub fn measure(cluster: &Cluster, relations: u32) -> Scan {
     const ROUNDS: usize = 15;
     say(&format!("The table and its indexes, {relations} relations"));
@@ -23,7 +23,7 @@ pub fn measure(cluster: &Cluster, relations: u32) -> Scan {
     let counts = 1 + 100_000 / relations;
     let [after_vacuum, after_changes] = [
         "VACUUM ANALYZE pg_class",
-        // Makes new versions of rows, which are not visible to all. No more than this, as
+        // Makes new versions of rows, which are not visible to all. No more than this, because
         // the server takes minutes over the messages of a million.
         "UPDATE pg_class SET relpages = relpages WHERE oid IN \
              (SELECT oid FROM pg_class WHERE relname LIKE 'clone_%' LIMIT 100000)",

@@ -1,4 +1,4 @@
-//! What reading the view costs: the reader, and the worker whose count is read.
+//! What reading the view costs the reader, and the worker whose count is read.
 
 use crate::cluster::Cluster;
 use crate::report::{Reads, TickWithReader};
@@ -12,7 +12,7 @@ const DATABASE: &str = "app";
 
 const VIEW: &str = "relation_counts";
 
-/// Ours, and what they are compared with.
+/// Our views, and what they are compared with.
 const VIEWS: [&str; 6] = [
     VIEW,
     "relation_counts_by_kind",
@@ -41,7 +41,7 @@ fn read(client: &mut Client, view: &str) -> usize {
     rows.unwrap().len()
 }
 
-/// The cost of reading our views when so many databases are counted. The views take turns.
+/// The cost of reading our views when this many databases are counted. The views take turns.
 pub fn measure_reads(cluster: &Cluster, databases: usize) -> Vec<Reads> {
     const ROUNDS: usize = 15;
     const READS: usize = 50;
@@ -84,8 +84,8 @@ pub fn measure_reads(cluster: &Cluster, databases: usize) -> Vec<Reads> {
     reads.collect()
 }
 
-/// The cost of an idle tick with a session that reads the view all the time, and
-/// without one, in turn.
+/// The cost of an idle tick with a session that reads the view all the time, and without one,
+/// in turn.
 pub fn measure_ticks(cluster: &Cluster) -> TickWithReader {
     const PAIRS: usize = 6;
     say("Ticks while a session reads the view");

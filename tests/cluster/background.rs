@@ -1,17 +1,17 @@
-//! What goes on beside a story.
+//! Work that runs in the background of a story.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
-/// A thread that is told to end when this is dropped, and waited for.
+/// A thread that is told to end, and joined, when this is dropped.
 pub struct Background {
     done: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Background {
-    /// Runs `work`, which is to return soon after what it is given has become true.
+    /// Runs `work`, which must return soon after its argument has become true.
     pub fn start(work: impl FnOnce(&AtomicBool) + Send + 'static) -> Background {
         let done = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&done);

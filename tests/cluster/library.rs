@@ -8,8 +8,8 @@ use std::process::Command;
 use std::sync::Once;
 
 impl Cluster {
-    /// Builds the library in the directory `source` of the repository, and has the server
-    /// find it there where it was built, which is not where the server's own are.
+    /// Builds the library in the directory `source` of the repository, and lets the server find
+    /// it where it was built, which is not where the server's own are.
     pub fn build_library(&self, source: &str) {
         let source = format!("{}/{source}", env!("CARGO_MANIFEST_DIR"));
         let directory = self.new_server_directory("lib");
@@ -28,8 +28,8 @@ impl Cluster {
     }
 }
 
-/// Whether the server has the library of its own by this name; not all of them are
-/// installed everywhere.
+/// Whether the server has its own library of this name; not all of them are installed
+/// everywhere.
 pub fn has_library(name: &str) -> bool {
     Path::new(&pg_config("--pkglibdir"))
         .join(format!("{name}.so"))

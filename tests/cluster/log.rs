@@ -4,7 +4,7 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     Debug,
-    /// DETAIL, HINT, CONTEXT, STATEMENT and so on, which belong to a line before.
+    /// DETAIL, HINT, CONTEXT, STATEMENT and so on, which belong to a previous line.
     Addition,
     Log,
     Notice,
@@ -24,7 +24,7 @@ pub struct Line {
     pub message: String,
 }
 
-/// Takes a log apart; what follows the last newline is still being written.
+/// Parses a log; text after the last newline is still being written.
 pub fn parse(log: &str) -> Vec<Line> {
     let mut lines: Vec<Line> = Vec::new();
     let complete = log.rfind('\n').map_or("", |end| &log[..end]);

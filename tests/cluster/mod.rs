@@ -1,6 +1,5 @@
-//! Throwaway PostgreSQL servers to tell stories on: real ones, each in a directory
-//! of its own and on a Unix socket of its own, stopped and removed when dropped,
-//! also by a test that panics.
+//! Throwaway PostgreSQL servers to tell stories on: real ones, each with its own directory and
+//! Unix socket, stopped and removed when dropped, even if a test panics.
 //!
 //! The server is the one that `PG_CONFIG` belongs to, with count_relations
 //! installed. PostgreSQL refuses to run as root, so root runs it as `postgres`.
@@ -34,14 +33,13 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// Has workers tick often enough for a story, and seldom enough for stories beside it.
+/// Makes workers tick often enough for a story, and seldom enough for stories beside it.
 pub const FAST: &str = "count_relations.naptime = '50ms'";
 
-/// Polls `probe` until it has an answer; gives up with a panic after a time that
-/// is meant to be far too long.
+/// Polls `probe` until it has an answer; panics after a time that is chosen far too long.
 pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
-    // Longer than a minute, which PostgreSQL 15's postmaster may sleep when a worker's
-    // exit meets it on the way into its select().
+    // PostgreSQL 15's postmaster may sleep for a minute when a worker exits just before the
+    // postmaster calls select(); this is longer.
     let deadline = Instant::now() + Duration::from_secs(180);
     loop {
         if let Some(answer) = probe() {
@@ -52,18 +50,18 @@ pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Waits for so many ticks of the database that begin after this call, as the view shows them
+/// Waits for this many ticks of the database that begin after this call, as the view shows them
 /// to `client`.
 pub fn await_ticks(client: &mut Client, database: &str, ticks: i64) {
     let sql = "SELECT ticks FROM relation_counts WHERE datname = $1";
     let mut ticked =
         || -> Option<i64> { Some(client.query_opt(sql, &[&database]).unwrap()?.get(0)) };
     let before = eventually("a tick", &mut ticked);
-    // The next may have begun before.
+    // The next tick may have begun before.
     eventually("ticks", || (ticked()? > before + ticks).then_some(()));
 }
 
-/// Whether the process is no more (or only a zombie that nobody has waited for).
+/// Whether the process has exited (or is only a zombie that has not been waited for).
 pub fn is_gone(pid: i32) -> bool {
     match fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(stat) => stat
@@ -107,7 +105,7 @@ pub fn installed_library() -> PathBuf {
     Path::new(&pg_config("--pkglibdir")).join("count_relations.so")
 }
 
-/// A command that runs one of the server's programs as the user who may.
+/// A command that runs one of the server's programs as the server's user.
 fn server_program(name: &str) -> Command {
     server_user_command(Path::new(&pg_config("--bindir")).join(name))
 }
@@ -118,7 +116,7 @@ pub fn server_user_command(program: impl AsRef<OsStr>) -> Command {
     if let Some(user) = postgres_user() {
         command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
     }
-    // A panic's backtrace belongs into a developer's log, not into these.
+    // A panic's backtrace belongs in a developer's log, not in these.
     command
         .env_remove("RUST_BACKTRACE")
         .env("LC_ALL", "C.UTF-8")
@@ -139,11 +137,11 @@ fn test_directory() -> Option<PathBuf> {
     std::env::var_os("COUNT_RELATIONS_TEST_DIRECTORY").map(PathBuf::from)
 }
 
-/// Says that the machine cannot give a story what it needs. `scripts/test.sh` repeats it
-/// in the end.
+/// Reports that the machine cannot give a story what it needs. `scripts/test.sh` repeats this
+/// at the end.
 pub fn leave_out(story: &str, why: &str) {
     let line = format!("{story}: {why}\n");
-    // Past the test harness, which keeps to itself what tests that pass print.
+    // Bypasses the test harness, which hides what passing tests print.
     std::io::stderr().write_all(line.as_bytes()).unwrap();
     if let Some(directory) = test_directory() {
         let mut options = fs::OpenOptions::new();
@@ -179,8 +177,8 @@ fn run(command: &mut Command) -> Output {
     output
 }
 
-/// An initialized data directory, with a database "app", that clusters are copied
-/// from, as initdb takes its time. Goes away with the last cluster.
+/// An initialized data directory, with a database "app", from which clusters are copied,
+/// because initdb is slow. Removed with the last cluster.
 fn template() -> Arc<TempDir> {
     static TEMPLATE: Mutex<Weak<TempDir>> = Mutex::new(Weak::new());
     let mut shared = TEMPLATE.lock().unwrap_or_else(|error| error.into_inner());
@@ -307,7 +305,7 @@ impl Cluster {
         writeln!(file, "{}", lines.join("\n")).unwrap();
     }
 
-    /// Has the server start with a variable more in its environment.
+    /// Makes the server start with an additional environment variable.
     pub fn set_environment(&self, name: &str, value: &OsStr) {
         let variable = (name.into(), value.to_owned());
         self.environment.borrow_mut().push(variable);
@@ -334,7 +332,7 @@ impl Cluster {
         }
     }
 
-    /// Starts the server, which is expected to refuse, and waits until it is gone.
+    /// Starts the server, which is expected to refuse, and waits until it has exited.
     pub fn start_in_vain(&self) {
         self.spawn_server();
         let mut postmaster = self.postmaster.borrow_mut().take().unwrap();
@@ -377,7 +375,7 @@ impl Cluster {
         postmaster.as_ref().expect("the server is not running").id() as i32
     }
 
-    /// Has every process of the server read its configuration again.
+    /// Makes every process of the server reload its configuration.
     pub fn reload(&self) {
         send(self.postmaster(), Signal::SIGHUP);
     }
@@ -410,7 +408,7 @@ impl Cluster {
         self.settings(database).user(role).connect(NoTls)
     }
 
-    /// How to connect to a database, for those who do it themselves.
+    /// How to connect to a database, for callers that connect themselves.
     pub fn settings(&self, database: &str) -> postgres::Config {
         let mut settings = postgres::Config::new();
         settings
@@ -420,7 +418,7 @@ impl Cluster {
         settings
     }
 
-    /// A connection if the server accepts one by now.
+    /// A connection, if the server already accepts one.
     pub fn try_connect(&self, database: &str) -> Option<Client> {
         self.try_connect_as("postgres", database).ok()
     }
@@ -446,8 +444,8 @@ impl Cluster {
             .args(arguments));
     }
 
-    /// Runs pg_upgrade from the stopped server `old` to this one, stopped too.
-    /// Returns what it, and the servers that it ran, said.
+    /// Runs pg_upgrade from the stopped server `old` to this one, also stopped. Returns the
+    /// output of pg_upgrade and of the servers that it ran.
     pub fn upgrade_from(&self, old: &Cluster) -> String {
         let bin = pg_config("--bindir");
         let output = run(server_program("pg_upgrade")
@@ -470,7 +468,7 @@ impl Cluster {
         said
     }
 
-    /// What `ps` shows of the server's processes, a line each.
+    /// What `ps` shows of the server's processes, one line each.
     pub fn ps(&self) -> Vec<String> {
         let parent = self.postmaster().to_string();
         let output = run(Command::new("ps")
@@ -550,7 +548,7 @@ impl Cluster {
         lines
     }
 
-    /// Waits until the log has a line more with `text` than now; returns it.
+    /// Waits until the log has one more line with `text` than now; returns it.
     pub fn await_next_line(&self, text: &str) -> Line {
         self.await_nth_line(text, self.lines_with(text).len() + 1)
     }
@@ -577,7 +575,7 @@ impl Cluster {
 
     /// A count of `database` that began after this call.
     pub fn next_count(&self, database: &str) -> i64 {
-        // The next line may be that of a count which had begun before.
+        // The next line may be that of a count that had begun before.
         let begun = self.counts(database).len() + 1;
         eventually(&format!("a count of {database:?}"), || {
             self.counts(database)
@@ -593,13 +591,13 @@ impl Cluster {
         });
     }
 
-    /// Says that a line with `text` at WARNING or above is part of the story.
+    /// Declares that a line with `text` at WARNING or above is part of the story.
     pub fn expect(&self, text: &str) -> &Self {
         self.expected.borrow_mut().push(text.to_owned());
         self
     }
 
-    /// Says that a crash of a server process is part of the story.
+    /// Declares that a crash of a server process is part of the story.
     pub fn expect_crash(&self) {
         for text in [
             "terminating any other active server processes",

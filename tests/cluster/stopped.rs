@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-/// Keeps a process stopped until dropped, also by a test that panics.
+/// Keeps a process stopped until dropped, even if a test panics.
 pub struct Stopped(Pid);
 
 impl Stopped {
@@ -29,8 +29,8 @@ impl Stopped {
             let mut client = cluster.connect("postgres");
             let worker = pid();
             let stopped = Stopped::now(worker);
-            // The question may have to wait for that very lock, so it is asked in
-            // a thread; when in doubt, the worker goes on.
+            // The query may have to wait for that very lock, so it is sent in a thread; when in
+            // doubt, the worker is continued.
             let (answer, napping) = mpsc::channel();
             thread::spawn(move || answer.send(is_napping(&mut client, worker)));
             let napping = napping.recv_timeout(Duration::from_secs(1));

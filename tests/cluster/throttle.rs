@@ -1,4 +1,4 @@
-//! Slowing a process down, so that what it does in a moment takes seconds.
+//! Slows a process down, so that work of a moment takes seconds.
 
 use super::Background;
 use nix::sys::signal::{Signal, kill};
@@ -7,8 +7,8 @@ use std::sync::atomic::Ordering;
 use std::thread::sleep;
 use std::time::Duration;
 
-/// Lets a process run for moments only, by stopping it again and again, until
-/// dropped. To the process nothing else is different.
+/// Lets a process run only for moments, by stopping it again and again, until dropped. Nothing
+/// else is different for the process.
 pub struct Throttle {
     #[allow(dead_code)] // held, not read
     stopping: Background,

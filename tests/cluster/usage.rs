@@ -1,23 +1,22 @@
-//! What a process has of the machine (`man 5 proc`).
+//! The resources that a process uses (`man 5 proc`).
 
 use std::fs;
 
-/// What a process has to itself.
+/// The resources that only this process uses.
 #[allow(dead_code)] // The soak reads all of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Usage {
-    /// Heap, stack and the like, in bytes. Pages of files and of shared memory are
-    /// left out: they count as private for as long as nobody else happens to look at
-    /// them.
+    /// Heap, stack and the like, in bytes. Pages of files and of shared memory are left out:
+    /// they count as private as long as no other process happens to look at them.
     pub anonymous: u64,
-    /// All pages that nobody else has, in bytes.
+    /// All pages that no other process has, in bytes.
     pub private: u64,
     /// Open files.
     pub files: u64,
 }
 
 impl Usage {
-    /// That of a process that is there.
+    /// The usage of a running process.
     pub fn of(pid: i32) -> Usage {
         let smaps = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
         let bytes = |name: &str| {
@@ -40,7 +39,7 @@ pub fn processor_time(pid: i32) -> u64 {
     own
 }
 
-/// That of a process, and of its children that have ended; `None` if it has ended, too.
+/// The same for a process and for its children that have ended; `None` if it has ended, too.
 pub fn processor_times(pid: i32) -> Option<[u64; 2]> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let fields = stat.rsplit(')').next()?.split(' ').skip(12).take(4);

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
-/// What happens when, in seconds from the beginning.
+/// What happens when, in seconds from the start.
 const STORM: u64 = 10;
 const STORM_ENDS: u64 = 40;
 const TENANTS: u64 = 50;

@@ -13,7 +13,7 @@ use std::time::Duration;
 pub struct Databases {
     settings: postgres::Config,
     rng: Rng,
-    /// For new names, none of which there has been before.
+    /// For new names, each used only once.
     names: usize,
     created: usize,
     copied: usize,
@@ -44,7 +44,7 @@ impl Databases {
         }
     }
 
-    /// Goes on until `done`, with mostly `guests` databases.
+    /// Runs until `done`, with mostly `guests` databases.
     pub fn play(&mut self, guests: usize, done: &AtomicBool) {
         while !done.load(Ordering::Relaxed) {
             match self.step(guests) {
@@ -153,13 +153,13 @@ impl Databases {
             ),
         );
         drop(client);
-        // Or it would be in the way of what comes next.
+        // Otherwise it would be in the way of what comes next.
         let backend = row.get(0);
         eventually("a backend to end", || is_gone(backend).then_some(()));
         changed
     }
 
-    /// Says what a worker that was on its way to a database that went is told.
+    /// Declares the messages of a worker on its way to a database that has been dropped.
     pub fn expect_traces(&self, cluster: &Cluster) {
         for number in 1..=self.names {
             cluster.expect(&format!("database \"guest{number}\" does not exist"));
@@ -170,7 +170,7 @@ impl Databases {
     }
 }
 
-/// Not even a command that wants a database to itself may fail.
+/// Even a command that needs a database to itself must not fail.
 fn execute(client: &mut Client, sql: &str) -> Result<(), postgres::Error> {
     let done = client.batch_execute(sql);
     if let Err(error) = &done {

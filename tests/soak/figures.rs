@@ -1,4 +1,4 @@
-//! What those who live long take of the machine, and whether it stays that way.
+//! What long-lived processes use of the machine, and whether that stays constant.
 
 use crate::Phase;
 use crate::cluster::{Cluster, Usage};
@@ -9,23 +9,23 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// By how many KiB the heap and stack of a process may have grown since the warm-up.
-/// Counting, the heap is not packed in quite the same way each time.
+/// By how many KiB the heap and stack of a process may have grown since the warm-up. While
+/// counting, the heap is not packed in quite the same way each time.
 const HEAP_TOLERANCE: f64 = 128.0;
 
-/// By how many KiB all that it has to itself. Among that are pages of shared memory
-/// that others happen not to have looked at.
+/// By how many KiB all of its private memory may have grown. That includes pages of shared
+/// memory that other processes happen not to have looked at.
 const PRIVATE_TOLERANCE: f64 = 1024.0;
 
-/// By how many its open files. The server keeps those of catalogs open until it is
-/// told to look again.
+/// By how many its open files may have grown. The server keeps those of catalogs open until it
+/// is told to look again.
 const FILES_TOLERANCE: f64 = 10.0;
 
 const HEAP: &str = ": heap and stack, KiB";
 
-/// What there is of something at each pause.
+/// The values of something at each pause.
 struct Series {
-    /// By how much it may grow; some things may as they like.
+    /// By how much it may grow; `None` if it may grow freely.
     tolerance: Option<f64>,
     warm_up: Vec<f64>,
     calm: Vec<f64>,
@@ -35,7 +35,7 @@ struct Series {
 pub struct Figures<'a> {
     cluster: &'a Cluster,
     series: Vec<(String, Series)>,
-    /// Those who live long.
+    /// Processes that live long.
     spared: HashMap<String, i32>,
     shared_memory: i64,
     pauses: usize,
@@ -54,7 +54,7 @@ impl<'a> Figures<'a> {
         }
     }
 
-    /// Takes what there is at a pause.
+    /// Records the values at a pause.
     pub fn take(&mut self, phase: Phase, checked: Checked, problems: &mut Vec<String>) {
         self.pauses += 1;
         self.slowest = self.slowest.max(checked.counted_in);
@@ -113,7 +113,7 @@ impl<'a> Figures<'a> {
         }
     }
 
-    /// Those who live long.
+    /// Processes that live long.
     fn processes(&self) -> Vec<(String, i32)> {
         let sql = "SELECT backend_type, pid FROM pg_stat_activity \
                    WHERE backend_type = 'count relations launcher'";
@@ -136,7 +136,7 @@ impl<'a> Figures<'a> {
         last.join(", after ")
     }
 
-    /// Prints all series, and says of which the end is not as after the warm-up.
+    /// Prints all series, and reports those that end differently from the warm-up.
     pub fn judge(&self, problems: &mut Vec<String>) {
         println!(
             "{:50} {:>9} {:>9} {:>9} {:>9}",
@@ -172,7 +172,7 @@ fn shared_memory(cluster: &Cluster) -> i64 {
 }
 
 fn files(directory: PathBuf) -> f64 {
-    // Made when it is needed.
+    // Created when it is needed.
     fs::read_dir(directory).map_or(0.0, |entries| entries.count() as f64)
 }
 

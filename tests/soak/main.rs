@@ -1,9 +1,9 @@
-//! A soak by hand: one server with `databases = '*'`, on which everything happens at
-//! random that happens to servers. At every pause the counts are right, and whoever
-//! lives long has no more memory and open files in the end than after a while.
+//! A soak test, run by hand: one server with `databases = '*'`, on which everything that
+//! happens to servers happens at random. At every pause the counts are right, and long-lived
+//! processes have no more memory and open files at the end than after a while.
 //!
-//! `make soak MINUTES=n` runs it. With `COUNT_RELATIONS_SEED` set to what it printed,
-//! it does the same again; how that meets is not in the seed.
+//! `make soak MINUTES=n` runs it. With `COUNT_RELATIONS_SEED` set to what it printed, it does
+//! the same again; how the sessions interleave is not in the seed.
 
 #[allow(dead_code, unused_imports)] // The stories need more of it.
 #[path = "../cluster/mod.rs"]
@@ -33,11 +33,11 @@ const SESSIONS: &[&str] = &["app", "app", "first", "postgres", "second"];
 /// The database whose queue of messages overflows.
 const BURST: &str = "app";
 
-/// So many databases come and go. Mostly.
+/// Mostly, this many databases come and go.
 const GUESTS: usize = 5;
 const GUESTS_WHEN_MANY: usize = 20;
 
-/// With so many problems there is no point in going on.
+/// After this many problems there is no point in going on.
 const ENOUGH: usize = 10;
 
 fn main() -> ExitCode {
@@ -125,7 +125,7 @@ fn start() -> Cluster {
         "the database system is starting up",
         "more than count_relations.warn_above",
         "canceling statement due to user request",
-        // A worker whose database went while it was starting.
+        // A worker whose database was dropped while it was starting.
         "does not exist",
         // One that had just ended.
         "is not a PostgreSQL server process",
@@ -149,7 +149,7 @@ fn session(cluster: &Cluster, database: &str, number: usize, rng: Rng) -> Sessio
     Session::new(cluster.settings(database), number, rng, is_excused)
 }
 
-/// Whether an error only says that the server has crashed, or is not back yet.
+/// Whether an error only shows that the server has crashed, or is not back yet.
 fn is_crash(error: &postgres::Error) -> bool {
     match error.code() {
         Some(code) => [SqlState::CRASH_SHUTDOWN, SqlState::CANNOT_CONNECT_NOW].contains(code),
@@ -165,7 +165,7 @@ impl Drop for SetWhenDropped<'_> {
     }
 }
 
-/// What happens when.
+/// What happens, and when.
 #[derive(Clone, Copy)]
 struct Plan {
     start: Instant,
@@ -175,10 +175,10 @@ struct Plan {
 /// What may happen.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Nobody is safe, and the server crashes: the first and the last tenth.
+    /// No process is spared, and the server crashes: the first and the last tenth.
     Stormy,
-    /// Some are spared, of whom figures are taken: a fifth of the time, after which
-    /// they are to be flat.
+    /// Some processes are spared and measured: a fifth of the time, after which their figures
+    /// must be flat.
     WarmUp,
     /// The rest of the time in between.
     Calm,

@@ -10,11 +10,11 @@ use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// For postgresql.conf. What changes is in a file of its own, which does not grow.
+/// For postgresql.conf. Settings that change are in a file of their own, which does not grow.
 pub const INCLUDE: &str = "include_if_exists = 'soak.conf'";
 
-/// Values that settings may have. Not all in `log_min_messages`: a WARNING that is
-/// not in the log is not noticed.
+/// Values that settings may have. `log_min_messages` is restricted: a WARNING that is not in
+/// the log is not noticed.
 const VALID: &[(&str, &[&str])] = &[
     (
         "count_relations.naptime",
@@ -91,7 +91,7 @@ impl<'a> Nuisances<'a> {
         }
     }
 
-    /// Lets workers tick often, so that nobody has to wait for long.
+    /// Makes workers tick often, to keep waits short.
     pub fn rest(&mut self) {
         let lines = [
             self.valid_lines(),
@@ -122,7 +122,7 @@ impl<'a> Nuisances<'a> {
     }
 
     fn reload_with(&self, lines: &[String]) {
-        // Nobody reads half a file.
+        // So that no process reads half a file.
         let data = self.cluster.data();
         fs::write(data.join("soak.new"), lines.join("\n") + "\n").unwrap();
         fs::rename(data.join("soak.new"), data.join("soak.conf")).unwrap();
@@ -147,7 +147,7 @@ impl<'a> Nuisances<'a> {
         (!pids.is_empty()).then(|| pids[self.rng.usize(0..pids.len())])
     }
 
-    /// One of our processes, but none that is spared.
+    /// One of our processes that is not spared.
     fn victim(&mut self, phase: Phase) -> Option<i32> {
         if phase == Phase::Stormy {
             return self.pick("backend_type LIKE 'count relations%'");

@@ -1,4 +1,4 @@
-//! What has to be true whenever nobody changes anything.
+//! What must be true whenever nothing changes.
 
 use crate::cluster::{Cluster, eventually};
 use crate::random_ddl::relations;
@@ -6,11 +6,11 @@ use postgres::Client;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// What there was at a pause.
+/// The findings of a pause.
 pub struct Checked {
-    /// Databases that are to be counted.
+    /// Databases that must be counted.
     pub databases: usize,
-    /// How long it took until every database had been counted afresh.
+    /// How long it took until every database had been counted again.
     pub counted_in: Duration,
 }
 
@@ -22,8 +22,8 @@ struct Row {
     ticks: i64,
 }
 
-/// Waits until every database has a row with a tick that began after this call, and
-/// nobody else has one. Then the count must be what everybody can see for himself.
+/// Waits until every database has a row with a tick that began after this call, and there are
+/// no other rows. Then the count must be what any session can see.
 pub fn check(cluster: &Cluster, problems: &mut Vec<String>) -> Checked {
     let begun = Instant::now();
     let mut client = cluster.connect("postgres");
@@ -65,7 +65,7 @@ pub fn check(cluster: &Cluster, problems: &mut Vec<String>) -> Checked {
     }
 }
 
-/// The names of the databases that are to be counted.
+/// The names of the databases that must be counted.
 fn databases(client: &mut Client) -> HashMap<u32, String> {
     let sql = "SELECT oid, datname::text FROM pg_database \
                WHERE datallowconn AND NOT datistemplate AND datconnlimit <> -2";
