@@ -23,7 +23,7 @@ clean_up() {
     for tests_inside in "$dir/${pg_feature#pg}"-*; do
         rm -rf "/tmp/pgrx-test-sockets-${tests_inside##*/}"
     done
-    rm -rf "$dir" || { sleep 1 && rm -rf "$dir"; } # as long as somebody writes there
+    rm -rf "$dir" || { sleep 1 && rm -rf "$dir"; } # as long as a process writes there
 }
 trap clean_up EXIT
 exit_on_signals 130

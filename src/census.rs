@@ -182,8 +182,8 @@ impl Census {
             self.request,
             self.hurried_at,
             self.has_statistics.into(),
-            0, // when it was tried in vain
-            0, // and how often
+            0, // when the last failed attempt began
+            0, // and how many have failed
         ];
         let kinds = self.kinds.iter().map(|kind| {
             let what = [

@@ -383,7 +383,7 @@ pub struct Header {
     used: &'static AtomicI64,
     epoch: &'static AtomicI64,
     waiting: &'static AtomicI64,
-    /// How often somebody has begun, and come to the end of, asking for a census.
+    /// How many requests for a census have been begun, and how many completed.
     requests: &'static AtomicI64,
     seen_requests: &'static AtomicI64,
     /// See [`crate::budget`].

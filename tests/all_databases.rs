@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 pub const ALL: &[&str] = &[
     "count_relations.databases = '*'",
     FAST,
-    // Who visits what is not for everybody's log.
+    // Visits are logged only at DEBUG1.
     "log_min_messages = debug1",
 ];
 

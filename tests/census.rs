@@ -473,7 +473,7 @@ fn the_warning_says_what_and_where() {
         let cluster = Cluster::init(&[
             &format!("count_relations.databases = '{databases}'"),
             FAST,
-            // None but for the warning.
+            // None except for the warning.
             "count_relations.census_naptime = '1h'",
             "count_relations.log_counts = none",
             "count_relations.warn_above = 1000",

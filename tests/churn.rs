@@ -183,7 +183,7 @@ fn what_changes_during_a_count_is_in_it_or_in_the_next() {
         cluster.configure(&[ON]);
         cluster.reload();
         cluster.await_line("\"count_relations.skip_unchanged\" changed to \"on\"");
-        sleep(Duration::from_millis(200)); // The worker gets to know right after.
+        sleep(Duration::from_millis(200)); // The worker is told right after.
         client.batch_execute("CREATE TABLE t (); COMMIT").unwrap();
         assert_eq!(cluster.next_count(DATABASE), relations(&mut client));
     }

@@ -262,7 +262,7 @@ fn no_name_keeps_it_from_answering() {
         ("app", "größe_日本"),
         ("latin", r"gr\366\337e"),
         ("latin", r"gr\\366\\337e"),
-        ("latin", "ü"), // two letters there, and one here
+        ("latin", "ü"), // two letters there, one here
         ("latin", "new\nline \"quoted\""),
     ];
     let queries = monitoring("postgres_exporter.yml");

@@ -35,7 +35,7 @@ fn assert_flat(cluster: &Cluster, heap_slack: u64, context_slack: u64) {
     let seconds = std::env::var("COUNT_RELATIONS_MEMORY_SECONDS");
     let seconds = seconds.map_or(20, |value| value.parse().unwrap());
     let worker = cluster.worker(DATABASE);
-    await_counts(cluster, 500); // Until its caches are what they are going to be.
+    await_counts(cluster, 500); // Until its caches are filled.
     let first = cluster.counts(DATABASE).len();
     let before = Memory::of(cluster, worker);
     let mut ticks = 0;

@@ -23,13 +23,13 @@ fn start(configuration: &[&str]) -> (Cluster, Client) {
     (cluster, client)
 }
 
-/// An expression of a database's row.
+/// The value of an expression over a database's row.
 fn of<T: for<'a> FromSql<'a>>(client: &mut Client, database: &str, expression: &str) -> T {
     let sql = format!("SELECT {expression} FROM relation_counts WHERE datname = $1");
     client.query_one(&sql, &[&database]).unwrap().get(0)
 }
 
-/// Waits until there is a row of the database of which the condition is true.
+/// Waits until the database has a row for which the condition is true.
 fn await_row(client: &mut Client, database: &str, condition: &str) {
     let sql = format!("SELECT 1 FROM relation_counts WHERE datname = $1 AND {condition}");
     eventually(&format!("a row of {database} with {condition}"), || {
@@ -37,7 +37,7 @@ fn await_row(client: &mut Client, database: &str, condition: &str) {
     });
 }
 
-/// Says what an expected error was: its SQLSTATE and its message.
+/// The SQLSTATE and the message of an expected error.
 fn refusal(client: &mut Client, sql: &str) -> (SqlState, String) {
     let error = client.batch_execute(sql).expect_err(sql);
     let error = error.as_db_error().expect("the server's error");
@@ -77,7 +77,7 @@ fn times_say_when_it_was_confirmed_and_when_it_changed() {
     let since = |column: &str| {
         format!("(SELECT b.{column} FROM before AS b WHERE b.datname = relation_counts.datname)")
     };
-    // Confirmed again, and not changed.
+    // Confirmed again, but not changed.
     await_ticks(&mut client, "app", 1);
     let (counted, changed) = (since("counted_at"), since("changed_at"));
     let confirmed = format!("counted_at > {counted} AND changed_at = {changed}");
@@ -175,7 +175,7 @@ fn before_the_first_count_there_is_no_row() {
     let mut late = cluster.connect("early");
     late.batch_execute("BEGIN; LOCK TABLE pg_class IN ACCESS EXCLUSIVE MODE")
         .unwrap();
-    // What ALTER DATABASE would do, but not with a session in it.
+    // The effect of ALTER DATABASE, which refuses while a session is in it.
     client
         .batch_execute("UPDATE pg_database SET datname = 'late' WHERE datname = 'early'")
         .unwrap();
@@ -206,8 +206,8 @@ fn a_database_that_has_lost_the_name_on_the_list_has_no_row() {
     await_row(&mut client, "app", "pid IS NOT NULL");
 }
 
-/// Two seconds in which the database "app" looks different, between two reads of
-/// its row. Returns the row's relations, minimum and maximum before and after.
+/// Makes the database "app" look different for two seconds, between two reads of its row.
+/// Returns the row's relations, minimum and maximum before and after.
 fn storm(prepare: &str, begin: &str, end: &str) -> [[i64; 3]; 2] {
     let (cluster, mut client) = start(&["count_relations.naptime = '1s'"]);
     let mut app = cluster.connect("app");
@@ -236,7 +236,7 @@ fn storm(prepare: &str, begin: &str, end: &str) -> [[i64; 3]; 2] {
 #[test]
 fn a_storm_of_temporary_tables_shows_in_the_maximum() {
     let [before, after] = storm(
-        // So that the schema of temporary tables, and its own, are there.
+        // So that the schema of temporary tables, and its TOAST schema, exist.
         "CREATE TEMP TABLE t (); DROP TABLE t",
         "DO $$ BEGIN FOR i IN 1..300 LOOP EXECUTE 'CREATE TEMP TABLE t' || i || ' ()'; \
          END LOOP; END $$",
@@ -400,7 +400,7 @@ fn pg_monitor_reads_superusers_do_everything_others_need_a_grant() {
         .batch_execute("GRANT EXECUTE ON FUNCTION relation_counts_reset(name) TO plain")
         .unwrap();
     assert_eq!(allowed(&cluster, "plain"), [RESET_ONE, RESET_ALL]);
-    // As for the server's own views of this kind: the view is run by its reader.
+    // As with the server's own views of this kind, the view is run by its reader.
     client
         .batch_execute(
             "GRANT EXECUTE ON FUNCTION relation_counts() TO plain; \
@@ -461,14 +461,14 @@ fn where_the_library_is_not_preloaded_it_says_so() {
             )
         );
     }
-    // The session is none the worse for it.
+    // The session is unharmed.
     client
         .batch_execute("SELECT 1; DROP EXTENSION count_relations")
         .unwrap();
 }
 
-/// Reads the view 10,000 times as fast as the server can, and raises an error for
-/// a row that can't be, or if the rows are not one for each of the workers.
+/// Reads the view 10,000 times as fast as the server can, and raises an error for an impossible
+/// row, or if there is not exactly one row for each worker.
 ///
 /// With `skip_unchanged` off, every tick recounts, so that `ticks` and `recounts`
 /// differ only in a row that is half from before a tick and half from after it.
@@ -499,9 +499,9 @@ const RESETS: &str = "DO $$
         FOR i IN 1..100000 LOOP PERFORM relation_counts_reset(); END LOOP;
     END $$";
 
-/// Runs these statements all at the same time, while twenty workers tick every ten
-/// milliseconds, two of them with something new to count each time; and again until
-/// there have been as many ticks as are wanted.
+/// Runs all these statements at the same time, while twenty workers tick every ten
+/// milliseconds, two of them with something new to count each time; and repeats this until
+/// there have been enough ticks.
 fn hammer(statements: &[String], wanted: i64) {
     let names: Vec<String> = (1..=18).map(|i| format!("db{i}")).collect();
     let cluster = Cluster::start(&["count_relations.databases = ''"]);
@@ -568,12 +568,12 @@ fn under_load_every_row_that_is_read_is_consistent() {
 
 #[test]
 fn under_load_a_reset_is_whole_too() {
-    // A reset may have looked at the clock a moment after the tick that it lets by.
+    // A reset may have read the clock a moment after the tick that it lets pass.
     let read = HAMMER.replace("RESETS", "true");
     hammer(&[read, RESETS.to_owned()], i64::MIN);
 }
 
-/// Reads the rows again and again: what they tell never goes back, nor is it ahead of time.
+/// Reads the rows again and again: their values never go back, nor are they ahead of time.
 const LOOK_BACK: &str = "DO $$
     DECLARE
         wrong text;
@@ -626,7 +626,7 @@ fn what_rows_tell_never_goes_back_whoever_confirms_them() {
         .map(|i| cluster.connect(&format!("db{i}")))
         .collect();
     while !reader.is_finished() {
-        // One after the other, so that all have their turns of being visited.
+        // One after the other, so that each is visited in turn.
         let churner = &mut churners[fastrand::usize(..6)];
         let sql = "CREATE TABLE t (i int PRIMARY KEY); DROP TABLE t; SELECT pg_sleep(0.1)";
         churner.batch_execute(sql).unwrap();
@@ -705,7 +705,7 @@ fn a_server_with_the_library_preloaded_can_be_upgraded() {
     let logged = (old.log(), new.log());
 
     let output = new.upgrade_from(&old);
-    // The servers that pg_upgrade runs are no place for counting.
+    // Nothing is counted on the servers that pg_upgrade runs.
     assert!(output.contains("database system is ready to accept connections"));
     assert!(!output.contains("count relations"), "{output}");
     assert_eq!((old.log(), new.log()), logged);
@@ -746,7 +746,7 @@ fn dropped_and_created_again_the_extension_has_missed_nothing() {
              CREATE EXTENSION count_relations SCHEMA monitoring",
         )
         .unwrap();
-    // Whatever the search path, as the view names what it uses.
+    // Whatever the search path, because the view qualifies the names that it uses.
     client.batch_execute("SET search_path = ''").unwrap();
     let sql = "SELECT stats_since::text, monitoring.relation_counts_reset(datname) IS NULL \
                FROM monitoring.relation_counts WHERE datname = 'app'";

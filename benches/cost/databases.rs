@@ -83,7 +83,7 @@ pub fn measure(cluster: &Cluster, count: usize) -> Databases {
     let seconds = start.elapsed().as_secs_f64();
     let ticks = (ticks_of_empty() - ticks_before) as f64;
     let [ours, of_empty] = [0, 1].map(|i| (after[i] - before[i]).as_secs_f64());
-    workers(cluster, OURS, 0); // All that there was is in it.
+    workers(cluster, OURS, 0); // So that all their time is included.
     let cpu = ours / seconds / (of_empty / ticks);
     eprintln!("    × empty_worker {cpu:.3}");
     let [ours, plain] = [launcher, plain].map(|pid| cluster::Usage::of(pid).anonymous as f64);

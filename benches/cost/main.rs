@@ -460,7 +460,7 @@ fn stagger(ours: i32, others: [i32; 2], naptime: Duration) {
     eventually("a tick", || {
         (processes::cpu_time(ours) > before).then_some(())
     });
-    send(ours, Signal::SIGHUP); // Changes nothing, but costs it the same memory.
+    send(ours, Signal::SIGHUP); // Changes nothing, but takes the same memory.
     for other in others {
         sleep(naptime / 3);
         // Wakes it, and its next naptime starts then.

@@ -101,7 +101,7 @@ pub unsafe fn has_privilege_to_connect(
     acl: Option<pg_sys::Datum>,
 ) -> bool {
     let Some(acl) = acl else {
-        return true; // which is in the default for databases, acldefault() in acl.c
+        return true; // the default for databases includes it, acldefault() in acl.c
     };
     let acl: *mut pg_sys::varlena = acl.cast_mut_ptr();
     let connect = pg_sys::ACL_CONNECT as pg_sys::AclMode;

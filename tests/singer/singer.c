@@ -49,7 +49,7 @@ sing(const char *hook, bool *sung)
 		return false;
 	if (!*sung)
 	{
-		/* Nobody is to add where in what this is. */
+		/* No CONTEXT lines. */
 		ErrorContextCallback *context = error_context_stack;
 
 		error_context_stack = NULL;

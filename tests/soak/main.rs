@@ -50,7 +50,7 @@ fn main() -> ExitCode {
         println!("PROBLEM: {problem}");
     }
     println!("{} problems", problems.len());
-    drop(cluster); // A line of the log that nobody expects is a panic.
+    drop(cluster); // Panics if the log has an unexpected line.
     ExitCode::from(u8::from(!problems.is_empty()))
 }
 
