@@ -169,7 +169,7 @@ impl Server {
         answer["data"]["result"].clone()
     }
 
-    /// The current series of an expression. Their name is empty if Prometheus drops it.
+    /// The current series of an expression. Their name is empty if Prometheus drops `__name__`.
     pub fn query(&self, expression: &str) -> Metrics {
         let result = self.api("query", &[("query", expression)]);
         let series = result.as_array().unwrap().iter().map(|series| {
