@@ -1,11 +1,16 @@
 #!/usr/bin/env bash
 # Builds the release and installs it into the PostgreSQL of PG_CONFIG. A running server keeps
-# the library that it has loaded until it is restarted.
+# the library that it has loaded until it is restarted. With DESTDIR, the files go beneath that
+# directory, as packages want it.
 source "$(dirname "$0")/common.sh"
 scripts/setup.sh
 use_postgres
 built=("$pg_lib/count_relations.so" "$pg_share/extension")
 find_directories "$original_pg_config"
+if [[ -n ${DESTDIR-} ]]; then
+    pg_lib=$DESTDIR$pg_lib pg_share=$DESTDIR$pg_share
+    mkdir -p "$pg_lib" "$pg_share/extension"
+fi
 
 place_as=()
 if [[ ! -w $pg_lib || ! -w $pg_share/extension ]]; then
