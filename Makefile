@@ -35,7 +35,7 @@ uninstall: ## remove it from that PostgreSQL, unless a running server preloads i
 package: ## make a Debian package for that PostgreSQL, in dist/
 	@scripts/package.sh
 
-package-test: ## install that package with apt, have it count, and remove it, on a private copy of this machine
+package-test: ## install that package, have it count, upgrade and remove it, on a private copy of this machine
 	@scripts/test-package.sh
 
 dist: ## make the archive for PGXN, in dist/
