@@ -12,6 +12,7 @@ mod databases;
 mod figures;
 mod nuisances;
 mod pause;
+#[allow(dead_code)] // The same.
 #[path = "../random_ddl.rs"]
 mod random_ddl;
 
