@@ -132,7 +132,7 @@ impl Counter {
         match self.last {
             Some(relations)
                 if skip_unchanged
-                    && !inval::pg_class_changed()
+                    && self.holds()
                     && !self.kept.as_ref().is_some_and(Kept::is_too_old) =>
             {
                 inval::forget_pg_class_changes();
@@ -142,8 +142,8 @@ impl Counter {
                     changed: false,
                 }
             }
-            last => {
-                let changed = last.is_none() || inval::pg_class_changed();
+            _ => {
+                let changed = !self.holds();
                 let tally = cancelable(|| transaction(|| self.count(changed, skip_unchanged)));
                 if tally.counted_in.is_some() {
                     // Memory that counting took; the next count may be far away.

@@ -316,11 +316,11 @@ impl Load {
 
     /// The statements to run in turn, one per period.
     fn statements(self) -> [String; 2] {
-        let temporary = |statement: &dyn Fn(u32) -> String| (1..=100).map(statement).collect();
         match self {
             Load::TemporaryTables => {
                 let renewed = |n| format!("CREATE TEMPORARY TABLE load{n} (); DROP TABLE load{n};");
-                [temporary(&renewed), temporary(&renewed)]
+                let statements: String = (1..=100).map(renewed).collect();
+                [statements.clone(), statements]
             }
             _ => ["CREATE TABLE load ()".into(), "DROP TABLE load".into()],
         }
