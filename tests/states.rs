@@ -76,12 +76,13 @@ fn slowed_down(cluster: &Cluster, stop: Duration) -> Met {
     let worker = cluster.worker(DATABASE);
     let hold = Hold::Throttle(Throttle::new(worker, stop));
     let mut client = cluster.connect("postgres");
-    // Not one that is about to end.
+    // Not a count that is about to end; one may be stopped while it waits for a page to be read.
     let sql = "SELECT 1 FROM pg_stat_activity \
-               WHERE pid = $1 AND state = 'active' AND wait_event IS NULL \
-                 AND clock_timestamp() - query_start BETWEEN '0.2 s' AND '0.6 s'";
+               WHERE pid = $1 AND state = 'active' AND wait_event_type IS DISTINCT FROM 'Lock' \
+                 AND clock_timestamp() - query_start BETWEEN '0.2 s' AND make_interval(secs => $2)";
+    let young = 20.0 * stop.as_secs_f64();
     eventually("the worker to be counting", || {
-        client.query_opt(sql, &[&worker]).unwrap()
+        client.query_opt(sql, &[&worker, &young]).unwrap()
     });
     Met { worker, hold }
 }
