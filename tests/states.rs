@@ -1,6 +1,6 @@
 //! The states in which a worker can be found. Several promises hold in all of them.
 
-use crate::cluster::{Cluster, FAST, Throttle, eventually};
+use crate::cluster::{Cluster, FAST, FIRST_CLONE, Throttle, clone_relations, eventually};
 use postgres::Client;
 use std::time::Duration;
 
@@ -120,32 +120,10 @@ fn await_waiter(cluster: &Cluster, locktype: &str) -> i32 {
     .get(0)
 }
 
-/// Gives the catalog some thousands of relations more: views, as far as `pg_class` knows.
+/// Gives the catalog some thousands of relations more.
 pub fn grow_catalog(cluster: &Cluster, database: &str, thousands: u32) {
-    let mut client = cluster.connect(database);
-    client
-        .batch_execute("SET allow_system_table_mods = on; SET synchronous_commit = off")
-        .unwrap();
-    let columns: String = client
-        .query_one(
-            "SELECT string_agg(CASE attname \
-               WHEN 'oid' THEN '100000000 + i' \
-               WHEN 'relname' THEN '(''clone_'' || i)::name' \
-               ELSE quote_ident(attname) END, ', ' ORDER BY attnum) \
-             FROM pg_attribute WHERE attrelid = 'pg_class'::regclass AND attnum > 0",
-            &[],
-        )
-        .unwrap()
-        .get(0);
-    for batch in 0..thousands {
-        client
-            .batch_execute(&format!(
-                "INSERT INTO pg_class SELECT {columns} FROM pg_class, \
-                 generate_series({batch} * 1000 + 1, {batch} * 1000 + 1000) i \
-                 WHERE oid = 'pg_views'::regclass"
-            ))
-            .unwrap();
-    }
+    let clones = FIRST_CLONE..FIRST_CLONE + thousands * 1_000;
+    clone_relations(&mut cluster.connect(database), clones);
 }
 
 /// Asserts that another worker counts in place of `former`, and no other process has ended.

@@ -15,7 +15,7 @@ mod report;
 mod scan;
 mod view;
 
-use cluster::{Cluster, Line, eventually, is_gone, send};
+use cluster::{Cluster, FIRST_CLONE, Line, clone_relations, eventually, is_gone, send};
 use nix::sys::signal::Signal;
 use postgres::Client;
 use report::{Cost, Report, Times};
@@ -223,12 +223,8 @@ fn set_naptime(cluster: &Cluster, naptime: Duration) {
     cluster.reload();
 }
 
-/// Gives the catalog as many rows as in a database with this many relations, by cloning the row
-/// of a view; a thousand at a time, because for every row a transaction searches the list of
-/// the invalidation messages it has yet to send.
+/// Gives the catalog as many rows as in a database with this many relations.
 fn grow_catalog(cluster: &Cluster, relations: u32) {
-    const AT_A_TIME: u32 = 1_000;
-    const FIRST_OID: u32 = 1_000_000_000;
     say(&format!("Growing the catalog to {relations} relations"));
     set_naptime(cluster, Duration::from_secs(3_600));
     let mut client = cluster.connect("postgres");
@@ -236,48 +232,26 @@ fn grow_catalog(cluster: &Cluster, relations: u32) {
         .query_one("SELECT count(*) FROM pg_class", &[])
         .unwrap()
         .get(0);
-    client
-        .batch_execute("SET allow_system_table_mods = on")
-        .unwrap();
-    for first in (present as u32..relations).step_by(AT_A_TIME as usize) {
-        let (first, end) = (FIRST_OID + first, FIRST_OID + relations);
-        let last = end.min(first + AT_A_TIME) - 1;
-        client.batch_execute(&clone_rows(first, last)).unwrap();
-    }
+    let clones = FIRST_CLONE + present as u32..FIRST_CLONE + relations;
+    clone_relations(&mut client, clones);
     client.batch_execute("VACUUM ANALYZE pg_class").unwrap();
     client.batch_execute("CHECKPOINT").unwrap();
     set_naptime(cluster, NAPTIME);
-}
-
-/// Makes rows with these oids.
-fn clone_rows(first: u32, last: u32) -> String {
-    format!(
-        "INSERT INTO pg_class SELECT clone.* \
-         FROM pg_class AS original, generate_series({first}, {last}) AS n, \
-             jsonb_populate_record(original, jsonb_build_object( \
-                 'oid', n, 'relname', 'clone_' || n, 'reltype', 0)) AS clone \
-         WHERE original.oid = 'pg_views'::regclass"
-    )
 }
 
 /// Leaves this many dead rows in the catalog, which cannot be removed while the returned
 /// session lives: clones that came and went after its snapshot.
 fn bloat_catalog(cluster: &Cluster, dead_rows: u32) -> Client {
     const AT_A_TIME: u32 = 1_000;
-    const FIRST_OID: u32 = 1_000_000_000;
     say(&format!("Leaving {dead_rows} dead rows in the catalog"));
     set_naptime(cluster, Duration::from_secs(3_600));
     let mut old = cluster.connect("postgres");
     old.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
         .unwrap();
     let mut client = cluster.connect("postgres");
-    client
-        .batch_execute("SET allow_system_table_mods = on")
-        .unwrap();
-    for first in (FIRST_OID..FIRST_OID + dead_rows).step_by(AT_A_TIME as usize) {
-        let last = first + AT_A_TIME - 1;
-        client.batch_execute(&clone_rows(first, last)).unwrap();
-        let delete = format!("DELETE FROM pg_class WHERE oid BETWEEN {first} AND {last}");
+    for first in (FIRST_CLONE..FIRST_CLONE + dead_rows).step_by(AT_A_TIME as usize) {
+        clone_relations(&mut client, first..first + AT_A_TIME);
+        let delete = format!("DELETE FROM pg_class WHERE oid >= {first}");
         client.batch_execute(&delete).unwrap();
     }
     client.batch_execute("CHECKPOINT").unwrap();

@@ -5,6 +5,7 @@
 //! installed. PostgreSQL refuses to run as root, so root runs it as `postgres`.
 
 mod background;
+mod clones;
 mod library;
 mod log;
 mod stopped;
@@ -12,6 +13,7 @@ mod throttle;
 mod usage;
 
 pub use background::Background;
+pub use clones::{FIRST_CLONE, clone_relations};
 pub use library::{has_library, install_first_worker};
 pub use log::{Level, Line};
 pub use stopped::Stopped;
