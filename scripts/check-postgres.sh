@@ -52,8 +52,6 @@ shared_preload_libraries = 'count_relations'
 count_relations.databases = '*'
 count_relations.naptime = 10ms
 count_relations.log_counts = changes
-# The plans of the regression tests want 4 slots for workers of theirs, always.
-max_worker_processes = 16
 log_line_prefix = '%m %b[%p] %q%a '
 EOF2
 
