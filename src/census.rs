@@ -15,10 +15,11 @@ use crate::registry::Row;
 use crate::server::catalog_lock::{try_lock_of_cache, try_lock_with_indexes};
 use crate::server::catalog_scan::{for_each_relation, for_each_schema};
 use crate::server::catalog_size::{Figures, figures_of, forget};
+use crate::server::relation_lock::try_lock_pg_class;
 use crate::server::shmem::WIDE_WORDS;
 use crate::server::signals::cancelable;
 use crate::server::transaction::{transaction, with_snapshot};
-use crate::server::{backend_status, clock, malloc, recovery, relation_lock, session};
+use crate::server::{backend_status, clock, malloc, recovery, session};
 use crate::{counter, settings};
 use pgrx::pg_sys;
 use std::collections::{BTreeMap, HashMap};
@@ -28,10 +29,13 @@ use std::time::{Duration, Instant};
 /// An idle database is looked at at least this often.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(3 * 60 * 60);
 
-/// A census is followed by a pause of at least this many times its duration. Only one for a
-/// warning may come earlier, after the same pause since the last of its kind. (But no pause is
-/// longer than [`LONGEST_PAUSE`]: a census that took hours has waited for another process.)
+/// A census is followed by a pause of at least this many times its duration, requested or not.
+/// Only one for a warning may come earlier, after the same pause since the last of its kind.
 const REST_FACTOR: u32 = 199;
+
+/// But no such pause is longer than this: a census of over seven minutes was stopped in the
+/// middle of it.
+const LONGEST_REST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How soon to retry a census that was put off because of others' locks.
 const NEXT_TRY: Duration = Duration::from_secs(1);
@@ -141,9 +145,9 @@ impl Census {
         // In a transaction of their own, so that nobody who wants to lock one waits for the whole
         // census.
         let (catalogs, has_statistics) = transaction(|| {
-            relation_lock::lock_pg_class();
             let mut relations = CATALOGS.into_iter().map(|(_, oid)| oid);
-            let is_free = try_lock_of_cache() && relations.all(try_lock_with_indexes);
+            let is_free =
+                try_lock_pg_class() && try_lock_of_cache() && relations.all(try_lock_with_indexes);
             is_free.then(|| {
                 // A standby that is promoted meanwhile still has none.
                 let has_statistics = !recovery::in_progress();
@@ -157,8 +161,9 @@ impl Census {
         })?;
         let (kinds, schemas) = transaction(|| {
             backend_status::running(ACTIVITY);
-            relation_lock::lock_pg_class();
-            let is_free = try_lock_of_cache() && try_lock_with_indexes(pg_sys::NamespaceRelationId);
+            let is_free = try_lock_pg_class()
+                && try_lock_of_cache()
+                && try_lock_with_indexes(pg_sys::NamespaceRelationId);
             is_free.then(|| with_snapshot(sort))
         })?;
         Some(Census {
@@ -497,7 +502,7 @@ impl Schedule {
 
     fn rest(&self) -> Duration {
         let duration = self.latest.map_or(Duration::ZERO, |(_, duration)| duration);
-        (duration * REST_FACTOR).min(LONGEST_PAUSE)
+        (duration * REST_FACTOR).min(LONGEST_REST)
     }
 
     /// Whether this request, if any, is still unanswered.
@@ -505,9 +510,10 @@ impl Schedule {
         request > self.served
     }
 
-    /// When to try a census that is asked for; `None` if at once.
+    /// When a census that is asked for may be taken; `None` if at once.
     pub fn earliest(&self) -> Option<Instant> {
-        self.not_before
+        let rested = self.latest.map(|(taken, _)| taken + self.rest());
+        rested.max(self.not_before)
     }
 
     /// Takes a census if one is due, or has been asked for; `request` is the latest request.
@@ -515,7 +521,7 @@ impl Schedule {
     pub fn follow(&mut self, row: Row, request: i64, now: Instant) -> bool {
         let naptime = settings::census_naptime();
         let is_due = naptime.is_some_and(|naptime| is_over(self.due(naptime), now))
-            || self.is_asked(request) && is_over(self.not_before, now);
+            || self.is_asked(request) && is_over(self.earliest(), now);
         if is_due {
             self.take(row, request, false);
         }
@@ -648,11 +654,13 @@ mod tests {
         idle.database = 63;
         assert!(pause(&idle) > LONGEST_PAUSE * 3 / 4 && pause(&idle) < LONGEST_PAUSE * 4 / 5);
         assert!(is_about(pause(&schedule(short, true, now)), minute));
-        // A second of work is half a hundredth of 200.
+        // A second of work is half a hundredth of 200, even if somebody asks for more.
         let mut long = census();
         long.duration_us = 1_000_000;
         let rest = Duration::from_secs(199);
-        assert!(is_about(pause(&schedule(long, true, now)), rest));
+        let long = schedule(long, true, now);
+        assert!(is_about(pause(&long), rest));
+        assert!(is_about(long.earliest().unwrap() - now, rest));
         let none = Schedule::new(0, &History::default(), false, now);
         assert_eq!(none.due(minute), None);
     }
@@ -660,7 +668,9 @@ mod tests {
     #[test]
     fn one_that_fails_is_tried_less_and_less_often() {
         let now = now();
-        let mut words = census().to_words(7);
+        let mut short = census();
+        short.duration_us = 1_000;
+        let mut words = short.to_words(7);
         for pause in [5, 15, 30] {
             History::begin(&mut words, 7);
             let schedule = Schedule::new(7, &History::from_words(words, 7), true, now);

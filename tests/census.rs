@@ -2,6 +2,7 @@
 
 use crate::all_databases::{self, await_rest};
 use crate::cluster::{Background, Cluster, FAST, Level, Throttle, eventually, send};
+use crate::states::grow_catalog;
 use nix::sys::signal::Signal;
 use postgres::Client;
 use postgres::error::SqlState;
@@ -427,6 +428,20 @@ fn a_catalog_that_somebody_has_locked_puts_it_off_and_no_tick() {
     send(cluster.worker("app"), Signal::SIGTERM);
     cluster.await_nth_line("worker started for database \"app\"", 2);
     cluster.next_count("app");
+    assert_put_off(&cluster, &mut view, locker);
+
+    // Even of the one that the count needs, as soon as something changes.
+    cluster.next_count("app");
+    let mut locker = cluster.connect("app");
+    locker
+        .batch_execute("BEGIN; LOCK TABLE pg_class IN ACCESS EXCLUSIVE MODE")
+        .unwrap();
+    assert_put_off(&cluster, &mut view, locker);
+}
+
+/// Asserts that a census that is asked for waits for the locks of `locker`, and no tick does.
+fn assert_put_off(cluster: &Cluster, view: &mut Client, mut locker: Client) {
+    let worker = cluster.worker("app");
     let asked = "SELECT relation_counts_census('app'), clock_timestamp()::text";
     let asked: String = view.query_one(asked, &[]).unwrap().get(1);
     let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted";
@@ -440,12 +455,15 @@ fn a_catalog_that_somebody_has_locked_puts_it_off_and_no_tick() {
     assert!(view.query_opt(&sql, &[]).unwrap().is_none());
     locker.batch_execute("COMMIT").unwrap();
     eventually("the census", || view.query_opt(&sql, &[]).unwrap());
+    assert_eq!(cluster.worker("app"), worker);
 }
 
 #[test]
 fn one_that_is_canceled_costs_a_restart_of_the_worker_and_is_made_up_for() {
     let (cluster, mut view) = start(&["count_relations.census_naptime = '1h'"]);
     cluster.expect("canceling statement due to user request");
+    // Enough to find a throttled census under way at the first try.
+    grow_catalog(&cluster, "app", 20);
     await_census(&mut view, "app");
     let worker = cluster.worker("app");
     let slow = Throttle::new(worker, Duration::from_millis(30));

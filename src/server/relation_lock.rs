@@ -2,29 +2,36 @@
 
 use pgrx::pg_sys;
 
+const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+
+/// The table and, after it as everywhere, all indexes that `catalog/pg_class.h` declares. By
+/// constants, because looking them up would take a snapshot.
+const PG_CLASS: [u32; 4] = [
+    pg_sys::RelationRelationId.to_u32(),
+    pg_sys::ClassOidIndexId,
+    pg_sys::ClassNameNspIndexId,
+    pg_sys::ClassTblspcRelfilenodeIndexId,
+];
+
 /// Waits for the locks that reading `pg_class` takes, and keeps them until the end of
-/// the transaction. (Planning the query, once, may still wait for other catalogs.)
+/// the transaction. (Planning the query, once, may still wait for other catalogs.) Must be
+/// called within a transaction.
 ///
 /// The query would take them by itself. Taking them beforehand keeps the wait out of two
 /// things: the snapshot, which would otherwise hold back vacuum for as long as another process
 /// keeps `pg_class` or one of its indexes locked, and the measured duration of the count.
 pub fn lock_pg_class() {
-    // All that `catalog/pg_class.h` declares. By constants, because looking them up would take
-    // a snapshot.
-    for relation in [
-        pg_sys::RelationRelationId.to_u32(),
-        pg_sys::ClassOidIndexId,
-        pg_sys::ClassNameNspIndexId,
-        pg_sys::ClassTblspcRelfilenodeIndexId,
-    ] {
-        // SAFETY: called within a transaction, whose resource owner remembers the
-        // lock; AccessShareLock is what a SELECT takes, and the table comes before
-        // its indexes, as everywhere.
-        unsafe {
-            pg_sys::LockRelationOid(
-                pg_sys::Oid::from(relation),
-                pg_sys::AccessShareLock as pg_sys::LOCKMODE,
-            );
-        }
+    for relation in PG_CLASS {
+        // SAFETY: within a transaction, whose resource owner remembers the lock.
+        unsafe { pg_sys::LockRelationOid(pg_sys::Oid::from(relation), LOCK) };
     }
+}
+
+/// Takes the same locks if it can get them without waiting. Returns whether it could. Must be
+/// called within a transaction.
+pub fn try_lock_pg_class() -> bool {
+    // SAFETY: as above.
+    PG_CLASS.into_iter().all(|relation| unsafe {
+        pg_sys::ConditionalLockRelationOid(pg_sys::Oid::from(relation), LOCK)
+    })
 }
