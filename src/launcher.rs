@@ -56,7 +56,9 @@
 //! # Which databases are visited, and when
 //!
 //! At a tick, all databases that have changed since their last count begin to wait; those that
-//! were never counted do so at once. There are at most `max_workers` visits at a time, the
+//! were never counted do so at once. Except for a census, none is counted again before the
+//! naptime and the rest that its last full count asks for are over, as if a worker had stayed
+//! there. There are at most `max_workers` visits at a time, the
 //! longest waiting first, while the [`crate::budget`] is not overdrawn. When others wait, a
 //! visiting worker leaves as soon as it has counted, so that none starves; and it never waits
 //! long for a lock (see [`session::visit`]). If there are several workers, one at a time is for
@@ -69,7 +71,7 @@ use crate::attempts::{Attempts, RESTART_INTERVAL, pause_after_failures};
 use crate::budget::{self, Income};
 use crate::cadence::Cadence;
 use crate::census::Schedule;
-use crate::registry::{self, Row};
+use crate::registry::{self, Known, Row};
 use crate::report::{self, Alarm, Report};
 use crate::server::backend_status::Statistics;
 use crate::server::database_list::{self, all_databases};
@@ -216,7 +218,31 @@ struct Database {
     /// The visit that is under way, if any.
     visit: Option<Visit>,
     past: Past,
+    /// When it was last counted by a visit that is over.
+    counted: Option<Instant>,
+    /// When it may be counted again, however short the naptime.
+    rests_until: Option<Instant>,
+    /// The latest request for a census that the launcher has seen.
+    requested: i64,
     report: Option<Report>,
+}
+
+impl Database {
+    /// Takes over from the row when the database was last counted.
+    fn look_back(&mut self, known: &Known, now: Instant) {
+        // The server's clock may have been set meanwhile.
+        let ago = Duration::from_micros((clock::now() - known.counted_at).max(0) as u64);
+        let longest_rest = known.last_count_us * i64::from(worker::REST_FACTOR);
+        let rest = (known.rests_until - clock::now()).clamp(0, longest_rest);
+        self.counted = now.checked_sub(ago).filter(|_| known.counted_at != 0);
+        self.rests_until = Some(now + Duration::from_micros(rest as u64));
+    }
+
+    /// When the next visit may count, if it comes for a change.
+    fn due(&self) -> Option<Instant> {
+        let due = self.counted.map(|counted| counted + settings::naptime());
+        due.max(self.rests_until)
+    }
 }
 
 /// The history of visits to a database.
@@ -373,7 +399,7 @@ impl Launcher {
         }
     }
 
-    /// Determines when to visit a database at rest for a census, but not before `earliest`.
+    /// Determines when to visit a database for a census, but not before `earliest`.
     fn expect_census(&mut self, oid: u32, earliest: Instant) {
         let Some(database) = self.databases.get_mut(&oid) else {
             return;
@@ -385,29 +411,34 @@ impl Launcher {
             return;
         };
         let known = row.read();
+        database.requested = known.requested;
         let schedule = Schedule::new(oid, &row.history(oid), known.stale, Instant::now());
         let due = if schedule.is_asked(known.requested) {
             Some(schedule.earliest())
         } else {
-            settings::census_naptime().map(|naptime| schedule.due(naptime))
+            // One that changes is visited anyway.
+            let naptime = settings::census_naptime().filter(|_| !self.restless.contains(&oid));
+            naptime.map(|naptime| schedule.due(naptime))
         };
         database.census_due = due.map(|due| due.unwrap_or(earliest).max(earliest));
         self.censuses
             .extend(database.census_due.map(|due| (due, oid)));
     }
 
-    fn is_asked_since(&self, oid: u32, request: i64) -> bool {
-        let row = self.databases.get(&oid).and_then(|database| database.row);
-        row.is_some_and(|row| row.read().requested > request)
+    /// Whether a census has been requested that the launcher has not seen yet.
+    fn is_asked(&self, oid: u32) -> bool {
+        self.databases.get(&oid).is_some_and(|database| {
+            let row = database.row;
+            row.is_some_and(|row| row.read().requested > database.requested)
+        })
     }
 
-    /// Queues databases at rest for a visit if their census is due, or has been asked for.
+    /// Queues databases for a visit if their census is due, or has been asked for.
     fn visit_for_census(&mut self, reloaded: bool, now: Instant) {
         let requests = registry::census_requests();
         if requests != self.census_requests || reloaded {
             for oid in self.databases.keys().copied().collect::<Vec<_>>() {
-                let is_concerned = reloaded || self.is_asked_since(oid, self.census_requests);
-                if is_concerned && !self.restless.contains(&oid) {
+                if reloaded || self.is_asked(oid) {
                     self.expect_census(oid, now);
                 }
             }
@@ -419,7 +450,10 @@ impl Launcher {
             self.censuses.pop_first();
             if let Some(database) = self.databases.get_mut(&oid)
                 && database.census_due.take_if(|time| *time == due).is_some()
+                // A worker that is there takes it.
+                && !self.visited.contains(&oid)
             {
+                database.counted = None;
                 self.enqueue(oid);
             }
         }
@@ -442,6 +476,7 @@ impl Launcher {
             }
             if known.covered > visit.changed_in {
                 database.past = Past::default();
+                database.look_back(&known, Instant::now());
                 continue;
             }
             // Perhaps it met another worker.
@@ -527,6 +562,9 @@ impl Launcher {
                         census_due: None,
                         place: None,
                         visit: None,
+                        counted: None,
+                        rests_until: None,
+                        requested: 0,
                         past: past.unwrap_or_default(),
                         report: None,
                     };
@@ -574,6 +612,7 @@ impl Launcher {
                 // A row that an earlier launcher knew may follow the header.
                 row.settle();
                 database.row = Some(row);
+                database.look_back(&row.read(), now);
                 self.restless.insert(oid);
                 self.enqueue(oid);
             }
@@ -610,12 +649,13 @@ impl Launcher {
             &self.visited
         };
         for oid in looked_at.iter().copied().collect::<Vec<_>>() {
-            self.look_at(oid);
+            self.look_at(oid, is_due);
         }
     }
 
-    /// Determines whether a database needs a worker, unless it is known to need none.
-    fn look_at(&mut self, oid: u32) {
+    /// Determines whether a database needs a worker, unless it is known to need none. Between
+    /// ticks, only one that was never counted may need one.
+    fn look_at(&mut self, oid: u32, is_due: bool) {
         let Some(database) = self.databases.get_mut(&oid) else {
             return;
         };
@@ -628,7 +668,7 @@ impl Launcher {
             self.visited.insert(oid);
             return;
         }
-        self.visited.remove(&oid);
+        let has_been_visited = self.visited.remove(&oid);
         if known.database != oid {
             // The row went with a worker that had been told to leave.
             database.row = None;
@@ -642,7 +682,12 @@ impl Launcher {
             // If a census is due by now, the visit did not get to it.
             self.expect_census(oid, Instant::now() + CENSUS_INTERVAL);
         } else {
-            self.enqueue(oid);
+            if is_due || known.counted_at == 0 {
+                self.enqueue(oid);
+            }
+            if has_been_visited {
+                self.expect_census(oid, Instant::now() + CENSUS_INTERVAL);
+            }
         }
     }
 
@@ -714,7 +759,8 @@ impl Launcher {
             let Some(database) = self.databases.get_mut(oid) else {
                 continue;
             };
-            if let Some(end) = database.past.not_before.filter(|end| *end > now) {
+            let due = database.due().filter(|_| database.past.failures == 0);
+            if let Some(end) = due.max(database.past.not_before).filter(|end| *end > now) {
                 nap = nap.min(end - now);
                 continue;
             }

@@ -39,6 +39,7 @@ use crate::server::clock;
 use crate::server::ipc::call_at_exit;
 use crate::server::session::my_pid;
 use crate::server::shmem::{self, Record, Sizes, WideRecord, exclusively, record};
+use crate::worker::REST_FACTOR;
 use std::collections::HashMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -71,6 +72,8 @@ pub struct Known {
     pub recounts: i64,
     /// How long the last such count took, in microseconds.
     pub last_count_us: i64,
+    /// When the next such count may begin, because of the last one's duration.
+    pub rests_until: i64,
     /// Since when minimum, maximum, ticks and recounts are kept.
     pub stats_since: i64,
     /// The worker that is there; 0 if there is none.
@@ -116,6 +119,7 @@ impl Known {
         if let Some(duration) = tally.counted_in {
             self.recounts += 1;
             self.last_count_us = duration.as_micros() as i64;
+            self.rests_until = now + self.last_count_us * i64::from(REST_FACTOR);
         }
     }
 
@@ -385,7 +389,7 @@ pub struct Header {
     waiting: &'static AtomicI64,
     /// How many requests for a census have been begun, and how many completed.
     requests: &'static AtomicI64,
-    seen_requests: &'static AtomicI64,
+    completed_requests: &'static AtomicI64,
     /// See [`crate::budget`].
     pub balance: &'static AtomicI64,
 }
@@ -398,7 +402,7 @@ pub fn header() -> Header {
         epoch,
         waiting,
         requests,
-        seen_requests,
+        completed_requests,
         balance,
         ..,
     ] = numbers
@@ -411,7 +415,7 @@ pub fn header() -> Header {
         epoch,
         waiting,
         requests,
-        seen_requests,
+        completed_requests,
         balance,
     }
 }
@@ -470,17 +474,13 @@ fn records() -> &'static [Record] {
     shmem::records().unwrap_or_default()
 }
 
-/// All rows that there is room for.
-fn all_rows() -> impl Iterator<Item = Row> {
+/// The rows of databases, including free ones.
+fn rows() -> impl Iterator<Item = Row> {
     let rows = records().iter().skip(1);
     let censuses = shmem::wide_records().unwrap_or_default();
     rows.zip(censuses)
         .map(|(known, census)| Row { known, census })
-}
-
-/// The rows of databases, including free ones.
-fn rows() -> impl Iterator<Item = Row> {
-    all_rows().take(used())
+        .take(used())
 }
 
 fn used() -> usize {
@@ -526,9 +526,9 @@ pub fn censuses() -> impl Iterator<Item = (u32, Census)> {
     })
 }
 
-/// How many requests for a census there have been.
+/// How many requests for a census have been completed: all their rows say so.
 pub fn census_requests() -> i64 {
-    header().seen_requests.load(Ordering::Acquire)
+    header().completed_requests.load(Ordering::Acquire)
 }
 
 /// Requests a census of one database or of all. Returns whether there was one to ask for.
@@ -545,6 +545,6 @@ pub fn request_census(database: Option<u32>) -> bool {
         });
     }
     // A reader that sees this also sees the rows.
-    header().seen_requests.store(request, Ordering::Release);
+    header().completed_requests.fetch_add(1, Ordering::Release);
     found
 }

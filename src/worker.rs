@@ -19,7 +19,7 @@ use crate::server::database_list::databases;
 use crate::server::database_lock::Watch;
 use crate::server::dynamic_worker::DynamicWorker;
 use crate::server::session::{self, Session};
-use crate::server::{latch, library, registered_workers, signals};
+use crate::server::{inval, latch, library, registered_workers, signals};
 use crate::settings;
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::prelude::*;
@@ -143,6 +143,7 @@ pub extern "C-unwind" fn count_relations_launched_main(argument: pg_sys::Datum) 
         Some(row) => {
             let mut visit = Stay::Visit {
                 last_change: Instant::now(),
+                changes: 0,
                 has_counted: false,
                 has_taken_census: false,
             };
@@ -171,6 +172,8 @@ enum Stay {
     /// has sent.
     Visit {
         last_change: Instant,
+        /// How many changes it had been told of by then.
+        changes: u64,
         has_counted: bool,
         has_taken_census: bool,
     },
@@ -214,6 +217,20 @@ impl Stay {
         {
             *has_taken_census = true;
             budget::settle_up();
+        }
+    }
+
+    /// Records how many changes the worker has been told of so far.
+    fn received(&mut self, all: u64, now: Instant) {
+        if let Stay::Visit {
+            last_change,
+            changes,
+            ..
+        } = self
+            && *changes != all
+        {
+            *changes = all;
+            *last_change = now;
         }
     }
 
@@ -321,6 +338,7 @@ fn run(session: &Session, row: Row, stay: &mut Stay) -> Result<Infallible, Reaso
             row.cover(epoch);
         }
         let mut now = Instant::now();
+        stay.received(inval::pg_class_changes(), now);
         let mut counted = false;
         if cadence.is_due(now) {
             let mut rest = Duration::ZERO;

@@ -898,6 +898,50 @@ fn twenty_databases_that_change_all_the_time_are_counted_in_turn() {
 }
 
 #[test]
+fn databases_that_share_workers_are_counted_once_a_naptime() {
+    const NAPTIME: f64 = 0.5;
+    let cluster = start(&["count_relations.naptime = '500ms'"]);
+    let names = create_databases(&cluster, 3);
+    let busy: Vec<Background> = names
+        .iter()
+        .map(|name| keep_changing(&cluster, name))
+        .collect();
+    for name in &names {
+        let counts = eventually("some turns", || {
+            Some(cluster.counts(name)).filter(|counts| counts.len() > 10)
+        });
+        let took = counts[counts.len() - 1].time - counts[0].time;
+        // The first may have come late.
+        let most = took / NAPTIME + 2.0;
+        assert!(counts.len() as f64 <= most, "{} in {took} s", counts.len());
+    }
+    drop(busy);
+    assert_all_right(&cluster);
+}
+
+#[test]
+fn one_that_changes_all_the_time_is_not_visited_before_naptime_is_over() {
+    let cluster = start(&[
+        "count_relations.naptime = '1h'",
+        "count_relations.census_naptime = 0",
+    ]);
+    let busy = keep_changing(&cluster, "app");
+    // Each takes as long as a visit without changes.
+    for calm in ["one", "two", "three"] {
+        await_look(&cluster, calm);
+        eventually("the worker to leave", || {
+            cluster.worker_now(calm).is_none().then_some(())
+        });
+    }
+    assert_eq!(cluster.counts("app").len(), 1);
+    cluster.configure(&["count_relations.naptime = '50ms'"]);
+    cluster.reload();
+    cluster.next_count("app");
+    drop(busy);
+    assert_all_right(&cluster);
+}
+
+#[test]
 fn a_database_that_cannot_be_connected_to_holds_nobody_up() {
     let cluster = start(&["count_relations.max_workers = 1"]);
     cluster.execute("postgres", "CREATE DATABASE damaged");

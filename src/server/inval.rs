@@ -17,9 +17,10 @@ use pgrx::pg_sys::{
 };
 use std::collections::BTreeSet;
 use std::ffi::c_int;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 static PG_CLASS_CHANGED: AtomicBool = AtomicBool::new(true);
+static PG_CLASS_CHANGES: AtomicU64 = AtomicU64::new(0);
 static PG_DATABASE_CHANGED: AtomicBool = AtomicBool::new(true);
 static ROLES_CHANGED: AtomicBool = AtomicBool::new(true);
 
@@ -51,9 +52,10 @@ pub fn watch() {
 }
 
 /// May be called at nearly any time, even while the caches are being rebuilt, so it looks at
-/// nothing and sets a flag.
+/// nothing, counts and sets a flag.
 unsafe extern "C-unwind" fn on_change(_: pg_sys::Datum, cache: c_int, _hash: u32) {
     let changed = if cache == RELOID as c_int {
+        PG_CLASS_CHANGES.fetch_add(1, Ordering::Relaxed);
         &PG_CLASS_CHANGED
     } else if cache == DATABASEOID as c_int {
         &PG_DATABASE_CHANGED
@@ -93,6 +95,11 @@ pub fn receive() {
 /// [`forget_pg_class_changes`].
 pub fn pg_class_changed() -> bool {
     PG_CLASS_CHANGED.load(Ordering::Relaxed)
+}
+
+/// How many changes of `pg_class` have been received: enough to see whether there are new ones.
+pub fn pg_class_changes() -> u64 {
+    PG_CLASS_CHANGES.load(Ordering::Relaxed)
 }
 
 /// The relations whose rows in `pg_class` may have changed, according to messages received

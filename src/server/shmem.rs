@@ -21,7 +21,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 /// How many numbers a record holds.
-pub const WORDS: usize = 21;
+pub const WORDS: usize = 22;
 
 /// How many numbers a wide record holds.
 pub const WIDE_WORDS: usize = 220;
