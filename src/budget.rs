@@ -26,6 +26,7 @@ fn balance() -> &'static AtomicI64 {
     registry::header().balance
 }
 
+/// Whether visits have used more than they were given, so that none may begin or count again.
 pub fn is_overdrawn() -> bool {
     balance().load(Ordering::Relaxed) < 0
 }

@@ -25,6 +25,7 @@ impl Cadence {
         }
     }
 
+    /// Whether it is time for a tick, which [`Cadence::advance`] is to end.
     pub fn is_due(&self, now: Instant) -> bool {
         now >= self.next
     }

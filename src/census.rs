@@ -417,6 +417,7 @@ pub struct History {
 }
 
 impl History {
+    /// Empty if the words are not of `database`.
     pub fn from_words(words: [i64; WIDE_WORDS], database: u32) -> History {
         if words[0] != i64::from(database) {
             return History::default();
@@ -465,6 +466,8 @@ pub struct Schedule {
 }
 
 impl Schedule {
+    /// The schedule of `database` as its `history` makes it; `stale` says whether the database
+    /// may have changed since the latest census.
     pub fn new(database: u32, history: &History, stale: bool, now: Instant) -> Schedule {
         // A time before the machine was started is treated as now.
         let instant = |time: i64| {

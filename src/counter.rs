@@ -7,8 +7,8 @@
 //! Nearly always nothing has changed since the last tick, and learning this from the server is
 //! almost free: every change of `pg_class` sends an invalidation message to every process (see
 //! [`crate::server::inval`]), and a tick begins by receiving them. If there was none, the last
-//! count still holds, and the tick does not even open a transaction. No change can be missed,
-//! because of two orders.
+//! count still holds, and the tick does not even open a transaction (except once an hour, where
+//! [`crate::kept`] reads its set again). No change can be missed, because of two orders.
 //!
 //! **Visible first, sent second.** `CommitTransaction()` makes a transaction's
 //! changes visible to new snapshots (`ProcArrayEndTransaction()`) before it sends

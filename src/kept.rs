@@ -107,6 +107,7 @@ impl Kept {
         }
     }
 
+    /// How many relations the snapshot saw.
     pub fn relations(&self) -> i64 {
         self.oids.len() as i64
     }

@@ -230,6 +230,8 @@ impl Row {
         occupied
     }
 
+    /// What is known about the database whose row this is, as one change left it. What the
+    /// header confirms is not in it; [`counted`] merges that.
     pub fn read(&self) -> Known {
         Known::from_words(self.known.read())
     }
@@ -250,6 +252,7 @@ impl Row {
         }
     }
 
+    /// Enters what the log has now said, for the process that counts next.
     pub fn remember(&self, said: Said) {
         self.update(|known| {
             known.last_logged = said.last_logged;
@@ -394,6 +397,8 @@ pub struct Header {
     pub balance: &'static AtomicI64,
 }
 
+/// The numbers that are shared by all databases. Panics unless the library has been preloaded:
+/// for our own processes, and for those who have checked [`exists`].
 pub fn header() -> Header {
     let numbers = shmem::numbers().expect("the library is preloaded");
     let [
@@ -436,6 +441,7 @@ pub fn is_somebody_waiting() -> bool {
     header().waiting.load(Ordering::Relaxed) != 0
 }
 
+/// Says whether visits must be short. Called by the launcher.
 pub fn set_somebody_waiting(is_so: bool) {
     if is_somebody_waiting() != is_so {
         header().waiting.store(is_so.into(), Ordering::Relaxed);

@@ -213,6 +213,8 @@ pub struct Alarm {
 }
 
 impl Alarm {
+    /// Whether `number` is worth a message; if so, it counts as said, at this moment. Must be
+    /// called with 0, too, when all is well.
     pub fn rings(&mut self, number: usize) -> bool {
         const LEAST_PAUSE: Duration = Duration::from_secs(60);
         self.fallen |= number <= self.said / 2;

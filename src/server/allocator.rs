@@ -1,4 +1,4 @@
-//! Running out of memory.
+//! Running out of memory (`utils/mmgr/mcxt.c`, `utils/error/elog.c`).
 //!
 //! When Rust's allocator runs out of memory, it aborts the process, and a server process that
 //! aborts takes all others with it: the postmaster has to assume that shared memory is damaged.

@@ -2,12 +2,13 @@
 
 use pgrx::pg_sys;
 
+/// The mode of all these locks, which is what a `SELECT` takes: AccessShareLock.
 pub const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
 
 /// Takes AccessShareLock, as [`try_lock_with_indexes`] does, on the catalogs that filling the
 /// relation cache reads, except `pg_class` (`RelationBuildTupleDesc()` and
 /// `RelationGetIndexList()` in `utils/cache/relcache.c`). Must be called before that function,
-/// which would wait for these locks.
+/// which would wait for these locks, and within the same transaction.
 pub fn try_lock_of_cache() -> bool {
     // By constants, as in super::relation_lock, and tables before their indexes.
     let relations = [

@@ -9,6 +9,7 @@ use super::transaction::transaction;
 use pgrx::pg_sys;
 use std::ffi::{CStr, CString};
 
+/// What `pg_database` says about a database, and what that means for a role.
 pub struct Database {
     pub oid: u32,
     pub name: CString,
@@ -91,7 +92,8 @@ unsafe fn version(tuple: pg_sys::HeapTuple) -> (u32, u32, u16) {
     }
 }
 
-/// The oid of the database `name`. Raises an ERROR if there is none.
+/// The oid of the database `name`. Raises an ERROR if there is none. Must be called within a
+/// transaction.
 pub fn database_oid(name: &CStr) -> u32 {
     // SAFETY: a catalog look-up within the caller's transaction.
     unsafe { pg_sys::get_database_oid(name.as_ptr(), false) }.to_u32()

@@ -80,10 +80,12 @@ fn emit(level: c_int, message: &CStr, file: &CStr, line: u32) {
 pub struct Line(CString);
 
 impl Line {
+    /// Anything after a null byte is dropped.
     pub fn new(text: &str) -> Line {
         Line(c_string(text))
     }
 
+    /// Logs the message, with the caller's place in the source as its location.
     #[track_caller]
     pub fn log(&self) {
         let caller = Location::caller();

@@ -12,6 +12,8 @@ pub struct Refusal {
 
 /// A rule for the values of a string setting.
 pub trait StringRule {
+    /// Whether the setting may have this value, and if not, why. Called in every process that
+    /// is asked to set it.
     fn check(value: &CStr) -> Result<(), Refusal>;
 }
 

@@ -41,7 +41,7 @@
 //! - [`catalog_size`]: what statistics and file system have of a catalog.
 //! - [`inval`]: whether catalogs of this database have changed.
 //! - [`sinval`]: which databases' `pg_class` has changed.
-//! - [`procarray`]: whether what a snapshot sees has been announced.
+//! - [`procarray`]: whether the transactions that a snapshot sees have sent their messages.
 //! - [`database_list`]: the databases of the server, without being connected to one, which
 //!   `Spi` needs.
 //! - [`database_lock`]: whether somebody wants the database to itself.

@@ -63,7 +63,7 @@ pub fn may_have_database(role: pg_sys::Oid, database: u32) -> bool {
 ///
 /// Must be called within a transaction.
 unsafe fn may_create_databases(role: pg_sys::Oid) -> bool {
-    // SAFETY: as above.
+    // SAFETY: as in may_have_database(); the caller is in a transaction.
     unsafe {
         let tuple = pg_sys::SearchSysCache1(AUTHOID as _, pg_sys::Datum::from(role));
         if tuple.is_null() {

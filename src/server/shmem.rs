@@ -28,7 +28,10 @@ pub const WIDE_WORDS: usize = 220;
 
 /// What a number of a record can represent.
 pub trait Word {
+    /// The value that [`Word::to_word`] turned into this number. Any number is valid: shared
+    /// memory begins as zeros.
     fn from_word(word: i64) -> Self;
+    /// The number that represents the value.
     fn to_word(self) -> i64;
 }
 
@@ -79,12 +82,15 @@ macro_rules! record {
 }
 pub(crate) use record;
 
+/// Some numbers that change together; a reader finds them as one update left them. In shared
+/// memory, where it begins as zeros.
 #[repr(C)]
 pub struct Record<const WORDS: usize = { self::WORDS }> {
     change_count: AtomicU32,
     words: [AtomicI64; WORDS],
 }
 
+/// A record for what is written seldom, and takes more room.
 pub type WideRecord = Record<WIDE_WORDS>;
 
 /// How many of each to set up.

@@ -36,8 +36,10 @@ mod handlers {
 
     pub unsafe extern "C-unwind" fn on_sigterm(signal: c_int) {
         TERMINATED.store(true, Ordering::Relaxed);
-        // SAFETY: `die` is written to be a signal handler; it keeps errno, and a
-        // store to an atomic, the only thing done before it, does not touch errno.
+        // SAFETY: `die` is written to be a signal handler. Whoever is interrupted
+        // finds errno as it was: `die` itself restores it on 15 and 16, and from 17
+        // on wrapper_handler() (port/pqsignal.c), which calls every handler that
+        // pqsignal() installs. A store to an atomic does not touch errno.
         unsafe { die(signal) }
     }
 }
@@ -57,8 +59,7 @@ mod handlers {
 
     pub unsafe extern "C-unwind" fn on_sigterm(signal: c_int, info: *const pg_signal_info) {
         TERMINATED.store(true, Ordering::Relaxed);
-        // SAFETY: as on older versions; what wrapper_handler() (port/pqsignal.c)
-        // passed is passed on.
+        // SAFETY: as on 17 and 18; what wrapper_handler() passed is passed on.
         unsafe { die(signal, info) }
     }
 }

@@ -27,8 +27,8 @@ pub fn transaction<R>(body: impl FnOnce() -> R) -> R {
 /// hooks: what a query needs. Must be called within [`transaction`].
 pub fn with_snapshot<R>(body: impl FnOnce() -> R) -> R {
     hooks::clear();
-    // SAFETY: GetTransactionSnapshot() needs a transaction and raises an error
-    // outside one; PushActiveSnapshot() makes its own copy.
+    // SAFETY: GetTransactionSnapshot() needs a transaction, in which the caller is;
+    // PushActiveSnapshot() makes its own copy.
     unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
     let result = body();
     // SAFETY: pops the snapshot pushed above; SPI leaves the stack as it found it.
