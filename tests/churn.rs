@@ -8,18 +8,19 @@
 use crate::cluster::{Cluster, Stopped, Throttle, eventually};
 use crate::diagnosis::diagnose;
 use crate::random_ddl::{
-    Session, TOLD_WHEN_IN_THE_WAY, from_environment, is_in_the_way, overflow, relations,
+    Session, TOLD_WHEN_IN_THE_WAY, await_replay, from_environment, is_in_the_way, overflow,
+    relations,
 };
 use crate::states::grow_catalog;
 use fastrand::Rng;
-use postgres::types::PgLsn;
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 /// Not "postgres", so that queries about the server are not held up.
 const DATABASE: &str = "app";
 const ITS_WORKER: &str = "count_relations.databases = 'app'";
-const FAST: &str = "count_relations.naptime = '10ms'";
+/// Ticks meet as many changes as they can.
+const VERY_FAST: &str = "count_relations.naptime = '10ms'";
 const ON: &str = "count_relations.skip_unchanged = on";
 const OFF: &str = "count_relations.skip_unchanged = off";
 
@@ -58,7 +59,7 @@ fn it_is_the_same_with_and_without_skipping() {
 fn start() -> Cluster {
     Cluster::start(&[
         ITS_WORKER,
-        FAST,
+        VERY_FAST,
         ON,
         "max_prepared_transactions = 10",
         // A failed test shows the end of the log.
@@ -139,18 +140,6 @@ fn session(cluster: &Cluster, number: usize, rng: Rng) -> Session {
     Session::new(cluster.settings(DATABASE), number, rng, is_in_the_way)
 }
 
-/// Waits until the standbys among `servers` have replayed what is committed.
-fn await_replay(primary: &Cluster, servers: &[&Cluster]) {
-    let sql = "SELECT pg_current_wal_lsn()";
-    let row = primary.connect("postgres").query_one(sql, &[]).unwrap();
-    let written: PgLsn = row.get(0);
-    for server in servers {
-        let mut client = server.connect("postgres");
-        let sql = "SELECT 1 WHERE NOT pg_is_in_recovery() OR pg_last_wal_replay_lsn() >= $1";
-        eventually("replay", || client.query_opt(sql, &[&written]).unwrap());
-    }
-}
-
 #[test]
 fn what_is_committed_before_a_tick_is_counted_by_it() {
     let cluster = Cluster::start(&[ITS_WORKER, ON]);
@@ -173,7 +162,7 @@ fn what_changes_during_a_count_is_in_it_or_in_the_next() {
         "LOCK TABLE pg_class IN ACCESS EXCLUSIVE MODE",
         "REINDEX TABLE pg_class", // locks the indexes, and lets the table be read
     ] {
-        let cluster = Cluster::start(&[ITS_WORKER, FAST, OFF, "enable_seqscan = off"]);
+        let cluster = Cluster::start(&[ITS_WORKER, VERY_FAST, OFF, "enable_seqscan = off"]);
         cluster.next_count(DATABASE);
         let mut client = cluster.connect(DATABASE);
         client.batch_execute(&format!("BEGIN; {lock}")).unwrap();
@@ -191,7 +180,7 @@ fn what_changes_during_a_count_is_in_it_or_in_the_next() {
 
 #[test]
 fn messages_that_are_missed_are_made_up_for() {
-    let cluster = Cluster::start(&[ITS_WORKER, FAST, ON, "log_min_messages = debug4"]);
+    let cluster = Cluster::start(&[ITS_WORKER, VERY_FAST, ON, "log_min_messages = debug4"]);
     cluster.next_count(DATABASE);
     let worker = cluster.worker(DATABASE);
     let stopped = Stopped::in_a_nap(&cluster, DATABASE);
@@ -205,7 +194,7 @@ fn messages_that_are_missed_are_made_up_for() {
 
 #[test]
 fn skipping_can_be_switched_by_reload() {
-    let cluster = Cluster::start(&[ITS_WORKER, FAST, ON]);
+    let cluster = Cluster::start(&[ITS_WORKER, VERY_FAST, ON]);
     let mut client = cluster.connect(DATABASE);
     // Of pg_class and its indexes, by number: names would be looked up in pg_class.
     let sql = "SELECT sum(pg_stat_get_numscans(oid))::bigint \
@@ -246,7 +235,7 @@ fn skipping_can_be_switched_by_reload() {
 
 #[test]
 fn the_plan_survives_what_is_done_to_pg_class() {
-    let cluster = Cluster::start(&[ITS_WORKER, FAST, OFF]);
+    let cluster = Cluster::start(&[ITS_WORKER, VERY_FAST, OFF]);
     let worker = cluster.worker(DATABASE);
     let mut client = cluster.connect(DATABASE);
     for sql in [

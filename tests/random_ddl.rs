@@ -1,8 +1,9 @@
 //! Sessions that change `pg_class` in every way there is, at random.
 
-use crate::cluster::{eventually, is_gone};
+use crate::cluster::{Cluster, eventually, is_gone};
 use fastrand::Rng;
 use postgres::error::SqlState;
+use postgres::types::PgLsn;
 use postgres::{Client, NoTls};
 use std::thread::sleep;
 use std::time::Duration;
@@ -50,6 +51,18 @@ pub fn overflow(more: u8) -> String {
            (SELECT string_agg('c' || c || ' int', ', ') FROM generate_series(1, 200) c) || ')'; \
          END LOOP; END $$"
     )
+}
+
+/// Waits until the standbys among `servers` have replayed what is committed.
+pub fn await_replay(primary: &Cluster, servers: &[&Cluster]) {
+    let sql = "SELECT pg_current_wal_lsn()";
+    let row = primary.connect("postgres").query_one(sql, &[]).unwrap();
+    let written: PgLsn = row.get(0);
+    for server in servers {
+        let mut client = server.connect("postgres");
+        let sql = "SELECT 1 WHERE NOT pg_is_in_recovery() OR pg_last_wal_replay_lsn() >= $1";
+        eventually("replay", || client.query_opt(sql, &[&written]).unwrap());
+    }
 }
 
 /// Messages that only show that sessions interfered.

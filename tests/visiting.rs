@@ -12,13 +12,13 @@ use crate::cluster::{
     Background, Cluster, Stopped, Throttle, eventually, is_gone, processor_times, send,
 };
 use crate::random_ddl::{
-    Session, TOLD_WHEN_IN_THE_WAY, from_environment, is_in_the_way, overflow, relations,
+    Session, TOLD_WHEN_IN_THE_WAY, await_replay, from_environment, is_in_the_way, overflow,
+    relations,
 };
 use fastrand::Rng;
 use nix::sys::signal::Signal;
 use postgres::Client;
 use postgres::error::SqlState;
-use postgres::types::PgLsn;
 use std::time::{Duration, Instant};
 
 const CONFIGURATION: &[&str] = &[
@@ -64,7 +64,7 @@ fn churn(primary: &Cluster, watched: &Cluster, may_crash: bool) {
                 sessions[rng.usize(0..CHURNED)].play();
                 burst.perform(&overflow(rng.u8(0..5)));
                 sessions[rng.usize(0..CHURNED)].play();
-                await_replay(primary, watched);
+                await_replay(primary, &[watched]);
                 drop(stopped);
             }
             1 => {
@@ -93,7 +93,7 @@ fn churn(primary: &Cluster, watched: &Cluster, may_crash: bool) {
         for session in sessions.iter_mut().chain([&mut burst]) {
             session.await_rest();
         }
-        await_replay(primary, watched);
+        await_replay(primary, &[watched]);
         await_all_rows(watched);
         println!("round {round}");
         assert_all_right(watched);
@@ -123,16 +123,6 @@ fn is_crash(error: &postgres::Error) -> bool {
         Some(code) => [SqlState::CRASH_SHUTDOWN, SqlState::CANNOT_CONNECT_NOW].contains(code),
         None => true, // The connection is gone.
     }
-}
-
-/// Waits until a standby has replayed what is committed.
-fn await_replay(primary: &Cluster, server: &Cluster) {
-    let sql = "SELECT pg_current_wal_lsn()";
-    let row = primary.connect("postgres").query_one(sql, &[]).unwrap();
-    let written: PgLsn = row.get(0);
-    let mut client = server.connect("postgres");
-    let sql = "SELECT 1 WHERE NOT pg_is_in_recovery() OR pg_last_wal_replay_lsn() >= $1";
-    eventually("replay", || client.query_opt(sql, &[&written]).unwrap());
 }
 
 #[test]
