@@ -221,14 +221,19 @@ find_directories() { # PG_CONFIG
     pg_share=$("$1" --sharedir)
 }
 
+# That of the installation, for that of a private copy of it.
+original_of() { # PG_CONFIG
+    # shellcheck disable=SC2295 # a pattern
+    [[ $1 != "$installations"/* ]] || set -- "/${1#$installations/*/}"
+    echo "$1"
+}
+
 # Sets what a script needs to know, after setup.sh has run. From then on, PG_CONFIG is that of a
 # private installation, for pgrx too.
 use_postgres() {
     find_rust || die "no Rust $rust_needed or newer, with rustfmt, is installed"
     choose_postgres || die "no PostgreSQL of $supported_range is installed with its headers"
-    original_pg_config=$PG_CONFIG
-    # shellcheck disable=SC2295 # a pattern
-    [[ $PG_CONFIG != "$installations"/* ]] || original_pg_config=/${PG_CONFIG#$installations/*/}
+    original_pg_config=$(original_of "$PG_CONFIG")
     PG_CONFIG=$(scripts/private-installation.sh "$PG_CONFIG")
     export PGRX_PG_CONFIG_PATH=$PG_CONFIG
     find_directories "$PG_CONFIG"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test on the PostgreSQL of PG_CONFIG; or, quickly, the unit tests and stories
 # that have one of the arguments in their names: scripts/test.sh making_way standby
+# What the machine could not run is listed at the end, and in the file LEFT_OUT, if that is set.
 source "$(dirname "$0")/common.sh"
 scripts/setup.sh
 scripts/tools.sh
@@ -13,6 +14,7 @@ give_to_postgres "$dir"
 clean_up() {
     clean_up_in_peace
     end_job
+    [[ -z ${LEFT_OUT-} || ! -e $dir/left_out ]] || cp "$dir/left_out" "$LEFT_OUT"
     # Only an interrupted test leaves its server behind, perhaps one that it had paused.
     find "$dir" -name postmaster.pid | while read -r file; do
         data=${file%/*} pid=$(head -n 1 "$file" 2>/dev/null)
@@ -82,8 +84,16 @@ stories() {
     say "Unit tests, and stories on servers of their own"
     export COUNT_RELATIONS_TEST_DIRECTORY=$dir TMPDIR=$dir
     export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((4 * $(nproc)))}
-    cargo test --no-default-features --features "$pg_feature pg_test" \
-        --lib --test stories -- "$@" --skip tests::pg_
+    local tests=(cargo test --no-default-features --features "$pg_feature pg_test"
+        --lib --test stories -- --skip tests::pg_) listed name
+    if (($#)); then
+        listed=$("${tests[@]}" --list)
+        for name; do # one that nothing has would pass
+            grep -qF -- "$name" <<<"$listed" ||
+                die "no unit test and no story has '$name' in its name; the tests in tests/in_server.rs run only with all others"
+        done
+    fi
+    "${tests[@]}" "$@"
 }
 
 # The order matters: for the tests inside the server pgrx installs a test build, and the
