@@ -52,7 +52,7 @@ COMMENT ON COLUMN @extschema@.relation_counts.ticks IS
 COMMENT ON COLUMN @extschema@.relation_counts.recounts IS
     'ticks since stats_since that had to count all relations';
 COMMENT ON COLUMN @extschema@.relation_counts.last_count_ms IS
-    'how long the query took the last time, in milliseconds';
+    'how long the last count of all relations took, in milliseconds';
 COMMENT ON COLUMN @extschema@.relation_counts.stats_since IS
     'when the database was first counted, or the last relation_counts_reset()';
 COMMENT ON COLUMN @extschema@.relation_counts.pid IS
