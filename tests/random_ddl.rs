@@ -289,6 +289,28 @@ impl Session {
         }
     }
 
+    /// Goes on in another database, and leaves nothing prepared in this one.
+    pub fn move_to(&mut self, database: &str) {
+        let number = self.number;
+        self.perform(&format!("ROLLBACK PREPARED 'churn{number}'"));
+        self.settings.dbname(database);
+        self.replace();
+        let sql = format!("CREATE SCHEMA IF NOT EXISTS churn{number}");
+        self.client.batch_execute(&sql).unwrap();
+    }
+
+    /// Leaves for good, whatever it is doing, and waits until nothing more comes of it.
+    pub fn leave(self) {
+        let Session {
+            client,
+            backend,
+            replaced,
+            ..
+        } = self;
+        drop(client);
+        await_end(replaced.into_iter().chain([backend]));
+    }
+
     /// Leaves, whatever it is doing, and comes back.
     fn replace(&mut self) {
         self.replaced.push(self.backend);
@@ -317,9 +339,13 @@ impl Session {
 
     /// Waits until the replaced sessions are gone, along with what they left open.
     pub fn await_rest(&mut self) {
-        for backend in self.replaced.drain(..) {
-            eventually("a backend to end", || is_gone(backend).then_some(()));
-        }
+        await_end(self.replaced.drain(..));
+    }
+}
+
+fn await_end(backends: impl Iterator<Item = i32>) {
+    for backend in backends {
+        eventually("a backend to end", || is_gone(backend).then_some(()));
     }
 }
 
