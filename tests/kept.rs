@@ -1,5 +1,6 @@
 //! In a large catalog changes are looked up, and every tick is right: each transaction is in
-//! its count as a whole or not at all.
+//! its count as a whole or not at all. On a server with assertions the worker itself compares
+//! what it keeps with the table, at each of these ticks.
 //!
 //! `COUNT_RELATIONS_CHURN_SECONDS` is how long the sessions run.
 
@@ -7,7 +8,8 @@ use crate::cluster::{Background, Cluster, Stopped, Throttle, eventually};
 use crate::random_ddl::{from_environment, overflow, relations};
 use crate::states::{DATABASE, grow_catalog};
 use postgres::Client;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -56,7 +58,7 @@ struct Replacing {
     kind: &'static str,
 }
 
-const REPLACING: &[Replacing] = &[
+const MANY_TABLES: &[Replacing] = &[
     replacing("a", 1, plainly),
     replacing("b", 1, in_savepoints),
     replacing("c", 5, plainly),
@@ -70,6 +72,13 @@ const REPLACING: &[Replacing] = &[
     },
 ];
 
+const FEW_TABLES: &[Replacing] = &[
+    replacing("a", 1, plainly),
+    replacing("b", 1, prepared),
+    replacing("c", 5, plainly),
+    replacing("d", 5, in_savepoints),
+];
+
 const fn replacing(
     name: &'static str,
     tables: u32,
@@ -81,6 +90,25 @@ const fn replacing(
         tables,
         how,
         kind,
+    }
+}
+
+/// How long sessions pause between transactions at most, in milliseconds per table, so that the
+/// changes between two ticks are not too many to be looked up.
+#[derive(Clone)]
+struct Pause(Arc<AtomicU64>);
+
+impl Pause {
+    fn make(&self, tables: u32) {
+        const LONGEST: Duration = Duration::from_secs(2);
+        let most = self.0.load(Ordering::Relaxed);
+        let pause = Duration::from_millis(fastrand::u64(0..=most)) * tables;
+        sleep(pause.min(LONGEST));
+    }
+
+    fn lengthen(&self) {
+        let most = self.0.load(Ordering::Relaxed);
+        self.0.store((2 * most).max(1), Ordering::Relaxed);
     }
 }
 
@@ -118,7 +146,7 @@ impl Replacing {
     }
 
     /// Goes on until the result is dropped.
-    fn start(self, mut client: Client) -> Background {
+    fn start(self, mut client: Client, pause: Pause) -> Background {
         Background::start(move |stop| {
             for generation in 0.. {
                 let (drop, create) = (self.drop(generation), self.create(generation + 1));
@@ -128,16 +156,36 @@ impl Replacing {
                 if stop.load(Ordering::Relaxed) {
                     break;
                 }
-                // So that the changes between two ticks are not too many to be looked up.
-                sleep(Duration::from_millis(fastrand::u64(0..20)) * self.tables);
+                pause.make(self.tables);
             }
         })
     }
 }
 
+/// Replaces the tables with many columns, whose messages are more than the queue holds, by the
+/// same number of others, in one transaction. Returns the oid of one.
+fn burst(client: &mut Client) -> u32 {
+    client
+        .batch_execute(&overflow(0).replace('\n', ";"))
+        .unwrap();
+    oid_of_burst(client)
+}
+
+fn oid_of_burst(client: &mut Client) -> u32 {
+    let sql = "SELECT 'burst.t1'::regclass::oid";
+    client.query_one(sql, &[]).unwrap().get(0)
+}
+
 /// Checks every tick of `watched` while sessions change `primary`, where the number of
-/// relations stays the same.
-fn replace(primary: &Cluster, watched: &[&Cluster]) {
+/// relations stays the same, with a pause of so many milliseconds per table to begin with. The
+/// sessions still run during `in_the_end`, whose ticks are checked too.
+fn replace(
+    primary: &Cluster,
+    watched: &Cluster,
+    replacing: &[Replacing],
+    pause: u64,
+    in_the_end: impl FnOnce(),
+) {
     let seconds = from_environment("COUNT_RELATIONS_CHURN_SECONDS").unwrap_or(15);
     let mut backends = Vec::new();
     let connect = |replacing: &Replacing| {
@@ -149,22 +197,19 @@ fn replace(primary: &Cluster, watched: &[&Cluster]) {
         backends.push(row.get::<_, i32>(0));
         client
     };
-    let clients: Vec<Client> = REPLACING.iter().map(connect).collect();
-    let expected = relations(&mut primary.connect(DATABASE));
-    let begun = watched.iter().map(|server| {
-        server.await_count(DATABASE, expected);
-        let row = server.connect(DATABASE);
-        (
-            server,
-            server.counts(DATABASE).len(),
-            recounts(&mut { row }),
-        )
-    });
-    let begun: Vec<_> = begun.collect();
-    let sessions: Vec<Background> = REPLACING
+    let clients: Vec<Client> = replacing.iter().map(connect).collect();
+    let mut nuisance = primary.connect(DATABASE);
+    burst(&mut nuisance);
+    let expected = relations(&mut nuisance);
+    watched.await_count(DATABASE, expected);
+    let begun = watched.counts(DATABASE).len();
+    let mut view = watched.connect(DATABASE);
+    let recounts_before = recounts(&mut view);
+    let pause = Pause(Arc::new(AtomicU64::new(pause)));
+    let sessions: Vec<Background> = replacing
         .iter()
         .zip(clients)
-        .map(|(replacing, client)| replacing.start(client))
+        .map(|(replacing, client)| replacing.start(client, pause.clone()))
         .collect();
     // If a process is stopped in the middle of a commit, others wait for its messages, and lose
     // patience if it is stopped for long.
@@ -176,41 +221,71 @@ fn replace(primary: &Cluster, watched: &[&Cluster]) {
             sleep(Duration::from_millis(100));
         }
     };
+    let mut former = (0, 0);
+    let mut ticks_that_looked_up = |view: &mut Client| {
+        let ticks = (watched.counts(DATABASE).len() - begun) as i64;
+        let recounts = recounts(view) - recounts_before;
+        println!("{ticks} ticks, {recounts} of them counted all");
+        // On a slow server, a count of all is followed by so long a rest that in the end there
+        // is again too much to be looked up.
+        if 2 * (recounts - former.1) > ticks - former.0 {
+            pause.lengthen();
+        }
+        former = (ticks, recounts);
+        ticks - recounts
+    };
     let end = Instant::now() + Duration::from_secs(seconds);
     while Instant::now() < end {
         throttle();
-    }
-    for (server, begun, recounts_before) in begun {
-        let mut view = server.connect(DATABASE);
-        let counts = eventually("ticks that did not count all", || {
-            let counts = server.counts(DATABASE).split_off(begun);
-            let recounts = recounts(&mut view) - recounts_before;
-            println!("{} ticks, {recounts} of them counted all", counts.len());
-            throttle();
-            (counts.len() as i64 > recounts + 100).then_some(counts)
+        let everything = "CREATE PUBLICATION everything FOR ALL TABLES";
+        nuisance.batch_execute(everything).unwrap();
+        nuisance
+            .batch_execute("DROP PUBLICATION everything")
+            .unwrap();
+        let stopped = Stopped::in_a_nap(watched, DATABASE);
+        let oid = burst(&mut nuisance);
+        eventually("the burst to be replayed", || {
+            (oid_of_burst(&mut view) == oid).then_some(())
         });
-        let differences = counts.iter().map(|count| count.relations - expected);
-        let wrong: Vec<i64> = differences.filter(|difference| *difference != 0).collect();
-        assert!(wrong.is_empty(), "{wrong:?} of {} ticks", counts.len());
+        drop(stopped);
+        ticks_that_looked_up(&mut view);
     }
+    eventually("ticks that did not count all", || {
+        throttle();
+        (ticks_that_looked_up(&mut view) > 100).then_some(())
+    });
+    in_the_end();
+    let counts = watched.counts(DATABASE).split_off(begun);
+    let differences = counts.iter().map(|count| count.relations - expected);
+    let wrong: Vec<i64> = differences.filter(|difference| *difference != 0).collect();
+    assert!(wrong.is_empty(), "{wrong:?} of {} ticks", counts.len());
     drop(sessions);
 }
 
 #[test]
 fn of_each_transaction_a_tick_has_all_or_nothing() {
     let primary = start(&[]);
-    replace(&primary, &[&primary]);
+    replace(&primary, &primary, MANY_TABLES, 20, || {});
 }
 
 #[test]
-fn so_it_has_on_a_standby_and_after_its_promotion() {
+fn so_it_has_while_sessions_change_the_catalog_without_pause() {
+    let primary = start(&[]);
+    replace(&primary, &primary, FEW_TABLES, 0, || {});
+}
+
+#[test]
+fn so_it_has_on_a_standby_and_through_its_promotion() {
     let primary = start(&[]);
     // If replay never catches up, it cancels at once any query that needs rows that vacuum
     // removed.
     let standby = primary.start_standby(&["hot_standby_feedback = on"]);
     await_kept(&primary, &standby);
-    replace(&primary, &[&standby]);
-    standby.promote();
+    replace(&primary, &standby, MANY_TABLES, 20, || {
+        standby.promote();
+        // So that there are ticks after it.
+        standby.next_count(DATABASE);
+    });
     await_kept(&standby, &standby);
     for sql in ["CREATE TABLE promoted ()", "DROP TABLE promoted"] {
         standby.execute(DATABASE, sql);
