@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test on the PostgreSQL of PG_CONFIG; or, quickly, the unit tests and stories
 # that have one of the arguments in their names: scripts/test.sh making_way standby
+# The stories run on the release, but on a server with assertions on the debug build.
 # What the machine could not run is listed at the end, and in the file LEFT_OUT, if that is set.
 source "$(dirname "$0")/common.sh"
 scripts/setup.sh
@@ -61,6 +62,8 @@ unexpected_lines() { # LOG
         END { if (!lines) print "(there is no log)" }' "$1"
 }
 
+has_assertions() { [[ $("$PG_CONFIG" --configure) == *--enable-cassert* ]]; }
+
 all_inside() {
     say "Tests inside the server ($("$PG_CONFIG" --version))"
     export USER=${USER:-$(id -un)} # pgrx's tests connect as this role, and some shells lack it
@@ -72,7 +75,7 @@ all_inside() {
 
     # A build with assertions also has debug_discard_caches, which breaks code that relies on
     # something that is only in a cache.
-    if [[ $("$PG_CONFIG" --configure) == *--enable-cassert* ]]; then
+    if has_assertions; then
         say "The same with caches that forget at once"
         DISCARD_CACHES=1 test_inside
     fi
@@ -98,12 +101,15 @@ stories() {
 
 # The order matters: for the tests inside the server pgrx installs a test build, and the
 # stories need the real one. `tests::pg_` is how pgrx names the former.
+build=()
 if (($#)); then
-    run_job scripts/build.sh --debug
+    build=(--debug)
 else
     run_job all_inside
-    run_job scripts/build.sh
+    # Where the server checks itself, the worker checks itself too: see Kept::check.
+    ! has_assertions || build=(--debug)
 fi
+run_job scripts/build.sh "${build[@]}"
 run_job stories "$@"
 
 left_out=$(cat "$dir/left_out" 2>/dev/null || true)
