@@ -54,6 +54,14 @@ pub struct Census {
     pub of_a_minute: f64,
     /// The share of a processor if the naptime does not limit it.
     pub most: f64,
+    pub tick: TickWithCensus,
+}
+
+/// What a tick costs under one DDL a tick, as ratios to empty_worker's in the same windows.
+pub struct TickWithCensus {
+    /// At the default naptime of a census.
+    pub with_census: f64,
+    pub without: f64,
 }
 
 /// What a read of one of our views costs, as ratios.
@@ -149,8 +157,9 @@ impl Cost {
 /// For the time that censuses take.
 const CENSUSES_OF_THE_TIME: f64 = 0.01;
 
-/// How much more an idle tick on the largest catalog may cost than one on the smallest before
-/// that counts as a trend and not as noise.
+/// How much more the largest may cost than the smallest, of catalogs for an idle tick and of
+/// servers for all databases, or a tick with censuses than without, before that counts as a
+/// trend and not as noise.
 const NO_TREND: f64 = 1.1;
 
 // --- The page ---
@@ -308,8 +317,8 @@ impl Report {
             "\n## A census\n\n\
              CPU time of a census, with the tick that it comes with, as a ratio to that of \
              `SELECT count(*) FROM pg_class` in a session without helpers; as a share of a \
-             minute, which is the default of `census_naptime`; and what censuses take of a \
-             processor while one DDL a tick goes on and `census_naptime` is 10 ms.\n\n\
+             minute, which is the default of `census_naptime`; and as a share of the time from one \
+             to the next while one DDL a tick goes on and `census_naptime` is 10 ms.\n\n\
              | relations | ÷ count | of a minute | at most |\n|--:|---|---|---|\n",
         );
         for census in &self.censuses {
@@ -320,6 +329,23 @@ impl Report {
                 verdict(census.to_count, None),
                 census.of_a_minute,
                 verdict(census.most, Some(CENSUSES_OF_THE_TIME)),
+            );
+        }
+        page.push_str(
+            "\nA tick ÷ empty_worker with one DDL a tick, when `census_naptime` is a minute, and \
+             when it is 0, which turns censuses off:\n\n\
+             | relations | a minute | off | the one ÷ the other |\n|--:|---|---|---|\n",
+        );
+        for Census {
+            relations, tick, ..
+        } in &self.censuses
+        {
+            let _ = writeln!(
+                page,
+                "| {relations} | {} | {} | {} |",
+                verdict(tick.with_census, None),
+                verdict(tick.without, None),
+                verdict(tick.with_census / tick.without, Some(NO_TREND)),
             );
         }
     }
@@ -396,6 +422,18 @@ fn write_databases(databases: &[Databases], page: &mut String) {
             verdict(row.memory_to_plain, Some(DATABASES_TO_PLAIN)),
         );
     }
+    let (fewest, most) = (&databases[0], &databases[databases.len() - 1]);
+    let _ = writeln!(
+        page,
+        "\nWith {} databases ÷ with {}: CPU {}, memory {}.",
+        most.count,
+        fewest.count,
+        verdict(most.cpu / fewest.cpu, Some(NO_TREND)),
+        verdict(
+            most.memory_to_plain / fewest.memory_to_plain,
+            Some(NO_TREND)
+        ),
+    );
 }
 
 impl Visits {
