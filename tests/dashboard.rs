@@ -1,9 +1,10 @@
 //! The dashboard, as far as it can be tested without Grafana: every panel's expressions, sent
-//! to a real Prometheus that watched a real server through a storm.
+//! to a real Prometheus that watched a real server and its standby through a storm.
 
 use crate::cluster::{Cluster, FAST, eventually};
 use crate::scrape::{Server, monitoring};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fs;
 
 const STORM: &str = "
@@ -42,11 +43,14 @@ fn every_panel_shows_series_with_the_labels_of_its_legend() {
     ]);
     cluster.execute("postgres", "CREATE EXTENSION count_relations");
     let queries = monitoring("postgres_exporter.yml");
-    let exporter = Server::postgres_exporter(&cluster, "postgres", &queries);
+    let standby = cluster.start_standby(&[]);
+    let [primarys, standbys] =
+        [&cluster, &standby].map(|server| Server::postgres_exporter(server, "postgres", &queries));
     let prometheus = Server::prometheus(&format!(
         "scrape_configs:\n  - job_name: postgres\n    scrape_interval: 1s\n    \
-         static_configs:\n      - targets: ['{}']\n",
-        exporter.address()
+         static_configs:\n      - targets: ['{}', '{}']\n",
+        primarys.address(),
+        standbys.address()
     ));
     cluster.execute("app", STORM);
     let mut session = cluster.connect("app");
@@ -66,13 +70,18 @@ fn every_panel_shows_series_with_the_labels_of_its_legend() {
             assert!(!expression.contains('$'), "{expression}");
             let legend = target["legendFormat"].as_str().unwrap();
             let labels = labels_of(legend);
-            assert!(!labels.is_empty(), "{legend}");
-            let series = eventually("series", || {
+            assert!(labels.contains(&"instance"), "{legend}");
+            // A standby has no statistics.
+            let servers = if expression.contains("_rows_") { 1 } else { 2 };
+            let series = eventually("series of each server", || {
                 session
                     .batch_execute("CREATE TEMPORARY TABLE x (); DROP TABLE x")
                     .unwrap();
                 let series = prometheus.query(&expression).0;
-                (!series.is_empty()).then_some(series)
+                let instances = series.keys().map(|(_, labels)| labels.get("instance"));
+                let instances: BTreeSet<_> = instances.collect();
+                assert!(!instances.contains(&None), "{expression} mixes servers");
+                (instances.len() == servers).then_some(series)
             });
             for (_, found) in series.keys() {
                 let lacks = labels.iter().any(|label| !found.contains_key(*label));
@@ -80,7 +89,7 @@ fn every_panel_shows_series_with_the_labels_of_its_legend() {
                     missing.push(format!("{legend:?} of {expression}: {found:?}"));
                 }
             }
-            let distinct: std::collections::BTreeSet<Vec<&String>> = series
+            let distinct: BTreeSet<Vec<&String>> = series
                 .keys()
                 .map(|(_, found)| {
                     labels

@@ -1,6 +1,6 @@
 //! Prometheus sees what the views show, through the exporters that Debian has.
 
-use crate::cluster::{Cluster, FAST, eventually};
+use crate::cluster::{Cluster, FAST, Stopped, eventually};
 use crate::scrape::{Labels, Metrics, Server, monitoring, tool};
 use postgres::Client;
 use std::fs;
@@ -62,7 +62,10 @@ const VIEWS: &str = "
          LATERAL (VALUES ('s_bytes', total_bytes::float8), ('_rows_live', live_rows),
                          ('_rows_dead', dead_rows), ('_rows_inserted_total', rows_inserted),
                          ('_rows_deleted_total', rows_deleted)) AS m (metric, value)
-    WHERE value IS NOT NULL";
+    WHERE value IS NOT NULL
+    UNION ALL
+    VALUES ('pg_relation_server_uncounted_databases', '{}', 0),
+           ('pg_relation_server_census_naptime_seconds', '{}', 0.1)";
 
 fn views(client: &mut Client) -> Metrics {
     let rows = client.query(VIEWS, &[]).unwrap();
@@ -176,7 +179,8 @@ fn the_prometheus_exporter_shows_a_member_of_pg_monitor_what_the_views_show() {
     }
     // As many as there can be, according to docs/monitoring.md, whatever the number of schemas.
     let of_app_but_kinds = exported.0.keys().filter(|(name, labels)| {
-        labels["datname"] == "app" && !name.starts_with("pg_relation_counts_by_kind")
+        let is_of_app = labels.get("datname").is_some_and(|name| name == "app");
+        is_of_app && !name.starts_with("pg_relation_counts_by_kind")
     });
     assert_eq!(of_app_but_kinds.count(), 71);
     let others = of_app(
@@ -319,6 +323,68 @@ fn on_a_standby_what_is_not_known_has_no_series() {
     );
 }
 
+#[test]
+fn databases_without_a_count_are_shown() {
+    let cluster = start(
+        &["count_relations.databases = '*'"],
+        "CREATE EXTENSION count_relations",
+    );
+    cluster.execute(
+        "postgres",
+        "CREATE ROLE tenant LOGIN; ALTER DATABASE app OWNER TO tenant",
+    );
+    let queries = monitoring("postgres_exporter.yml");
+    let exporter = Server::postgres_exporter(&cluster, "watcher", &queries);
+    let [check_postgres, psql] =
+        ["check_postgres", "psql"].map(|program| documented_commands(&cluster, program).remove(1));
+    let await_uncounted = |databases: f64| {
+        eventually("the number of databases without a count", || {
+            let shown = ours(&exporter);
+            let shown = shown.value("pg_relation_server_uncounted_databases", &[]);
+            (shown == databases).then_some(())
+        });
+        let (code, said) = status(&check_postgres);
+        assert_eq!(code, databases as i32, "{said}"); // 1 is WARNING
+        let (code, said) = status(&psql);
+        assert_eq!(code, databases as i32, "{said}");
+    };
+    cluster.expect("a database is not counted");
+    await_uncounted(0.0);
+    let mut tenant = cluster.connect_as("tenant", "postgres");
+    for (setting, before, after) in [
+        ("IS_TEMPLATE", true, false),
+        ("ALLOW_CONNECTIONS", false, true),
+    ] {
+        for (value, databases) in [(before, 1.0), (after, 0.0)] {
+            let sql = format!("ALTER DATABASE app {setting} {value}");
+            tenant.batch_execute(&sql).unwrap();
+            await_uncounted(databases);
+        }
+    }
+}
+
+#[test]
+fn so_are_those_of_a_list() {
+    let cluster = start(
+        &[r#"count_relations.databases = 'postgres, app,app, "with, a "" and *"'"#],
+        "CREATE EXTENSION count_relations",
+    );
+    cluster.expect("does not exist"); // until it does
+    let queries = monitoring("postgres_exporter.yml");
+    let exporter = Server::postgres_exporter(&cluster, "watcher", &queries);
+    let await_uncounted = |databases: f64| {
+        eventually("the number of databases without a count", || {
+            let shown = ours(&exporter);
+            let shown = shown.value("pg_relation_server_uncounted_databases", &[]);
+            (shown == databases).then_some(())
+        })
+    };
+    await_uncounted(1.0);
+    let sql = r#"CREATE DATABASE "with, a "" and *" TEMPLATE template0"#;
+    cluster.execute("postgres", sql);
+    await_uncounted(0.0);
+}
+
 /// What a file says, in comment lines after `#   scrape_configs:`, that Prometheus needs.
 fn relabelling(file: &str) -> String {
     let text = fs::read_to_string(monitoring(file)).unwrap();
@@ -340,11 +406,21 @@ fn every_second(file: &Path) -> NamedTempFile {
 
 #[test]
 fn the_sql_exporter_gives_prometheus_the_same_metrics() {
-    let cluster = start(&[], "CREATE EXTENSION count_relations");
-    cluster.execute("postgres", "ALTER ROLE watcher SET search_path = ''");
+    let cluster = start(
+        &[],
+        "CREATE SCHEMA \"the schema\"; CREATE EXTENSION count_relations SCHEMA \"the schema\"",
+    );
+    cluster.execute(
+        "postgres",
+        "ALTER ROLE watcher SET search_path = ''; GRANT USAGE ON SCHEMA \"the schema\" TO watcher",
+    );
     let mut client = cluster.connect("postgres");
+    client
+        .batch_execute("SET search_path = \"the schema\"")
+        .unwrap();
     change(&cluster, &mut client);
-    let configuration = every_second(&monitoring("sql_exporter.yml"));
+    // After the change that the file describes.
+    let configuration = every_second(of_another_schema("sql_exporter.yml").path());
     let exporter = Server::sql_exporter(&cluster, "watcher", configuration.path());
     let prometheus = Server::prometheus(&format!(
         "scrape_configs:\n  - job_name: sql\n    scrape_interval: 1s\n    static_configs:\n      \
@@ -355,18 +431,17 @@ fn the_sql_exporter_gives_prometheus_the_same_metrics() {
     let added = [
         "job", "instance", "sql_job", "driver", "host", "database", "user",
     ];
+    let is_of_a_second_ago =
+        |name: &str| name.ends_with("age_seconds") || name.ends_with("unchanged_seconds");
     let shown = || {
         let metrics = prometheus.query("{__name__=~\"pg_relation_.*\"}");
         let mut metrics = metrics.with_prefix("", &added);
-        // Of a second ago.
-        let ages = ["age_seconds", "unchanged_seconds"];
-        let old = |name: &str| ages.iter().any(|age| name.ends_with(age));
-        metrics.0.retain(|(name, _), _| !old(name));
+        metrics.0.retain(|(name, _), _| !is_of_a_second_ago(name));
         metrics
     };
     let views = eventually("the views and Prometheus to agree", || {
         let mut views = views(&mut client);
-        views.0.retain(|(name, _), _| !name.ends_with("_seconds"));
+        views.0.retain(|(name, _), _| !is_of_a_second_ago(name));
         (shown() == views).then_some(views)
     });
     assert!(views.0.len() > 100, "{}", views.0.len());
@@ -397,16 +472,21 @@ fn the_documentation_lists_exactly_the_metrics_that_there_are() {
     assert_eq!(names, documented);
 }
 
-/// The command in a document that begins with `program`, for `cluster` and the role "watcher".
-fn documented_command(cluster: &Cluster, program: &str) -> String {
+/// The commands in the documentation that begin with `program`, for `cluster` and the role
+/// "watcher".
+fn documented_commands(cluster: &Cluster, program: &str) -> Vec<String> {
     let text = fs::read_to_string("docs/monitoring.md").unwrap();
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix("    "));
-    let line = lines.find(|line| line.starts_with(&format!("{program} ")));
+    let lines = text.lines().filter_map(|line| line.strip_prefix("    "));
+    let lines = lines.filter(|line| line.starts_with(&format!("{program} ")));
     let socket = cluster.socket().to_str().unwrap();
-    let line = line.expect("a command").replace("/run/postgresql", socket);
-    let (here, there) = (line.contains("monitor"), line.replace("monitor", "watcher"));
-    assert!(here && there.contains(socket), "{line}");
-    there
+    let here = |line: &str| {
+        assert!(line.contains("monitor"), "{line}");
+        let line = line.replace("/run/postgresql", socket);
+        let line = line.replace("monitor", "watcher");
+        assert!(line.contains(socket), "{line}");
+        line
+    };
+    lines.map(here).collect()
 }
 
 /// The exit status and the output of a command.
@@ -426,7 +506,7 @@ fn check_postgres_warns_and_alarms() {
     let mut client = cluster.connect("postgres");
     cluster.execute("app", "CREATE TABLE a (t text UNIQUE, u text UNIQUE)");
     await_census(&cluster, &mut client);
-    let command = documented_command(&cluster, "check_postgres");
+    let command = documented_commands(&cluster, "check_postgres").remove(0);
     let with = |warning: &str, critical: &str| {
         let warns = command.replace("--warning=50000", &format!("--warning={warning}"));
         status(&warns.replace("--critical=100000", &format!("--critical={critical}")))
@@ -444,6 +524,13 @@ fn check_postgres_warns_and_alarms() {
         );
         assert!(said.contains("app"), "{said}");
     }
+    let old = command.replace("10 min", "1 s");
+    let stopped = Stopped::in_a_nap(&cluster, "app");
+    eventually("an old count to be noticed", || {
+        let (status, said) = status(&old);
+        (status == 3).then(|| assert!(said.contains("UNKNOWN"), "{said}"))
+    });
+    drop(stopped);
     cluster.configure(&["count_relations.databases = ''"]);
     cluster.stop(nix::sys::signal::Signal::SIGINT);
     cluster.start_server();
@@ -457,11 +544,18 @@ fn psql_tells_cron() {
     let mut client = cluster.connect("postgres");
     await_census(&cluster, &mut client);
     cluster.expect("more than 100");
-    let command = documented_command(&cluster, "psql");
+    let command = documented_commands(&cluster, "psql").remove(0);
     assert_eq!(status(&command), (0, String::new()));
     let (code, said) = status(&command.replace("100000", "100"));
     assert_eq!(code, 1, "{said}");
     assert!(said.contains("more than 100 relations"), "{said}");
+    let old = command.replace("10 min", "1 s");
+    cluster.expect("more than 100000"); // when one is old
+    let stopped = Stopped::in_a_nap(&cluster, "app");
+    eventually("an old count to be noticed", || {
+        (status(&old).0 == 1).then_some(())
+    });
+    drop(stopped);
     cluster.configure(&["count_relations.databases = ''"]);
     cluster.stop(nix::sys::signal::Signal::SIGINT);
     cluster.start_server();
