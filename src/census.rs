@@ -4,11 +4,13 @@
 //! A count says that there are too many relations, and a census says which. It reads all of
 //! `pg_class` row by row rather than with a query, which would permanently need more memory
 //! than everything else the worker does. That costs as much as a few counts, so it is taken
-//! beside the tick: at most once per `count_relations.census_naptime`, and never for more than
-//! a hundredth of the time. It shows what one snapshot saw, and says when.
+//! beside the tick: once per `count_relations.census_naptime`, sooner if it is requested or a
+//! warning needs it, and never for more than a hundredth of the time. It shows what one snapshot
+//! saw, and says when.
 //!
 //! What a database has changed without committing leaves dead rows behind, and no message
-//! reports them. So an idle database is looked at too, every [`LONGEST_PAUSE`].
+//! reports them. So an idle database is looked at too, within [`LONGEST_PAUSE`] or the naptime,
+//! whichever is longer.
 
 use crate::attempts::pause_after_failures;
 use crate::registry::Row;

@@ -1,7 +1,8 @@
 //! The worker takes no more of the server than its count needs.
 
-use crate::cluster::{Cluster, FAST, eventually};
+use crate::cluster::{Cluster, FAST, eventually, is_gone, send};
 use crate::states::{self, BUSY, DATABASE};
+use nix::sys::signal::Signal;
 use std::fs;
 
 #[test]
@@ -88,11 +89,26 @@ fn milliseconds(message: &str, text: &str) -> f64 {
 
 #[test]
 fn a_slow_count_is_followed_by_nine_times_its_duration_of_rest() {
-    let cluster = states::start(&[BUSY, &["log_min_messages = debug1"]].concat());
+    assert_rest(&[], |_| {});
+}
+
+#[test]
+fn so_it_is_with_all_databases_if_the_worker_leaves() {
+    assert_rest(&["count_relations.databases = '*'"], |worker| {
+        send(worker, Signal::SIGTERM);
+        eventually("the worker to end", || is_gone(worker).then_some(()));
+    });
+}
+
+/// Asserts that nobody counts for a while after a slow count, whatever has become of its worker.
+fn assert_rest(configuration: &[&str], meanwhile: fn(i32)) {
+    let settings = [BUSY, &["log_min_messages = debug1"], configuration];
+    let cluster = states::start(&settings.concat());
     let met = states::counting(&cluster);
     let rests = "worker for database \"app\" rests for ";
     let line = cluster.await_next_line(rests);
     drop(met.hold);
+    meanwhile(line.pid);
     let rest = milliseconds(&line.message, "rests for ");
     let count = milliseconds(&line.message, "took ");
     assert!(count > 100.0 && rest >= 9.0 * count, "{}", line.message);
