@@ -224,7 +224,7 @@ fn out_of_memory_costs_no_more_than_a_restart_of_the_worker() {
         .status()
         .expect("could not run prlimit");
     assert!(status.success());
-    cluster.configure(&["work_mem = '4MB'"; 20_000]);
+    cluster.configure(&["work_mem = '4MB'"; 100_000]);
     cluster.reload();
     eventually("the worker to end", || is_gone(worker).then_some(()));
     states::assert_only_replaced(&cluster, worker);
