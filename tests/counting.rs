@@ -84,7 +84,10 @@ fn the_cadence_does_not_drift() {
 
 #[test]
 fn ps_and_pg_stat_activity_show_the_worker() {
-    let cluster = Cluster::start(&["count_relations.naptime = '1h'"]);
+    let cluster = Cluster::start(&[
+        "count_relations.naptime = '1h'",
+        "count_relations.census_naptime = 0",
+    ]);
     cluster.await_line("Currently");
     assert!(
         cluster

@@ -83,6 +83,7 @@ impl Server {
         role: &str,
         queries: &Path,
     ) -> Server {
+        cluster.expect(KILLED);
         let socket = cluster.socket().display();
         let source = format!("user={role} host={socket} dbname=postgres");
         let mut command = tool(POSTGRES_EXPORTER);
@@ -97,6 +98,7 @@ impl Server {
 
     /// Debian's exporter for any SQL with a configuration, connected as `role`.
     pub fn sql_exporter(cluster: &Cluster, role: &str, configuration: &Path) -> Server {
+        cluster.expect(KILLED);
         let mut command = tool("prometheus-sql-exporter");
         command
             .env("PGHOST", cluster.socket())
@@ -196,6 +198,9 @@ impl Drop for Server {
 }
 
 const POSTGRES_EXPORTER: &str = "prometheus-postgres-exporter";
+
+/// What the server may say when an exporter is killed in the middle of a query.
+const KILLED: &str = "connection to client lost";
 
 /// The parts of the exporter for PostgreSQL that can be switched off, as its help lists them:
 /// `--collector.NAME`, or `--[no-]collector.NAME`.

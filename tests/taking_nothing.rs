@@ -53,6 +53,7 @@ fn nothing_is_held_between_ticks() {
     let cluster = states::start(&[
         "count_relations.databases = 'app'",
         "count_relations.naptime = '1h'",
+        "count_relations.census_naptime = 0",
     ]);
     let worker = cluster.worker(DATABASE);
     let mut client = cluster.connect(DATABASE);
