@@ -1,7 +1,8 @@
 //! Faults on real servers, and what they cost.
 
 use crate::cluster::{
-    Cluster, FAST, Level, eventually, is_gone, leave_out, send, server_user_command,
+    Cluster, FAST, FIRST_CLONE, Level, eventually, is_gone, leave_out, major_version, send,
+    server_user_command,
 };
 use crate::states::{self, BUSY, DATABASE};
 use nix::sys::signal::Signal;
@@ -217,17 +218,42 @@ fn a_full_disk_stops_the_log_and_not_the_counting() {
 fn out_of_memory_costs_no_more_than_a_restart_of_the_worker() {
     let cluster = states::start(BUSY);
     cluster.expect("out of memory");
+    cluster.execute("postgres", "CREATE EXTENSION count_relations");
+    // As many schemas as relations, if only for those who read pg_class alone.
+    states::grow_catalog(&cluster, DATABASE, 100);
+    let mut client = cluster.connect(DATABASE);
+    client
+        .batch_execute("SET allow_system_table_mods = on")
+        .unwrap();
+    for first in (FIRST_CLONE..FIRST_CLONE + 100_000).step_by(1_000) {
+        let last = first + 999;
+        let update =
+            format!("UPDATE pg_class SET relnamespace = oid WHERE oid BETWEEN {first} AND {last}");
+        client.batch_execute(&update).unwrap();
+    }
+    without_memory(&cluster, || {
+        cluster.execute("postgres", "SELECT relation_counts_census('app')");
+    });
+    // PostgreSQL 19 keeps its settings if it has no room for a long configuration file.
+    if major_version() < 19 {
+        without_memory(&cluster, || {
+            cluster.configure(&["work_mem = '4MB'"; 20_000]);
+            cluster.reload();
+        });
+    }
+}
+
+/// Gives the worker not a byte more than it has, and asserts that it ends when it needs some.
+fn without_memory(cluster: &Cluster, need: impl FnOnce()) {
     let worker = cluster.worker(DATABASE);
-    // Not a byte more than it has. It then has no room for a long configuration file.
     let status = server_user_command("prlimit")
         .args(["--pid", &worker.to_string(), "--as=1:"])
         .status()
         .expect("could not run prlimit");
     assert!(status.success());
-    cluster.configure(&["work_mem = '4MB'"; 100_000]);
-    cluster.reload();
+    need();
     eventually("the worker to end", || is_gone(worker).then_some(()));
-    states::assert_only_replaced(&cluster, worker);
+    states::assert_only_replaced(cluster, worker);
 }
 
 /// A server with everything at its minimum, except for worker slots.
