@@ -208,6 +208,9 @@ for major in "${majors[@]}"; do
     PG_CONFIG=$(scripts/versions.sh "$major-suites")
     scripts/setup.sh
     use_postgres
+    # Their servers are installed beneath the tree, not in a private copy.
+    PG_CONFIG=$original_pg_config
+    find_directories "$PG_CONFIG"
     tree=${PG_CONFIG%/bin/pg_config}/src
     exec {lock}>"$tree/../lock"
     flock -n "$lock" || die "these suites are already being run"
