@@ -56,16 +56,16 @@
 //! # Which databases are visited, and when
 //!
 //! At a tick, all databases that have changed since their last count begin to wait; those that
-//! were never counted do so at once. Except for a census, none is counted again before the
-//! naptime and the rest that its last full count asks for are over, as if a worker had stayed
-//! there. There are at most `max_workers` visits at a time, the
-//! longest waiting first, while the [`crate::budget`] is not overdrawn. When others wait, a
-//! visiting worker leaves as soon as it has counted, so that none starves; and it never waits
-//! long for a lock (see [`session::visit`]). If there are several workers, one at a time is for
-//! databases where visits have failed lately. A database whose lock is held keeps its place
-//! until the lock is released, or has been held for long. A database whose visit has failed is
-//! tried less and less often, until a visit succeeds. If the row of `pg_database` changes, the
-//! wait is only halved: its owner can cause both at will.
+//! were never counted do so at once. As if a worker had stayed there, none is counted again
+//! before the rest that its last full count asks for is over, nor, except for a census, before
+//! the naptime is. There are at most `max_workers` visits at a time, the longest waiting first,
+//! while the [`crate::budget`] is not overdrawn. When others wait, a visiting worker leaves as
+//! soon as it has counted, so that none starves; and it never waits long for a lock (see
+//! [`session::visit`]). If there are several workers, one at a time is for databases where
+//! visits have failed lately. A database whose lock is held keeps its place until the lock is
+//! released, or has been held for long. A database whose visit has failed is tried less and less
+//! often, until a visit succeeds. If the row of `pg_database` changes, the wait is only halved:
+//! its owner can cause both at will.
 
 use crate::attempts::{Attempts, RESTART_INTERVAL, pause_after_failures};
 use crate::budget::{self, Income};
