@@ -34,12 +34,20 @@ provide_programs() { # PACKAGE PROGRAM...
     local package=$1 program
     shift
     for program; do
-        command -v "$program" >/dev/null || { provide "$package" "${@/#/usr/bin/}" && break; }
+        if ! command -v "$program" >/dev/null; then
+            provide "$package" "${@/#/usr/bin/}"
+            return
+        fi
     done
 }
 
 provide_programs prometheus-postgres-exporter prometheus-postgres-exporter
 provide_programs prometheus-sql-exporter prometheus-sql-exporter
-provide_programs prometheus prometheus promtool
+if apt_offers promtool; then
+    provide_programs prometheus prometheus
+    provide_programs promtool promtool
+else # until Debian 12
+    provide_programs prometheus prometheus promtool
+fi
 provide_programs check-postgres check_postgres
 provide libfaketime 'usr/lib/*/faketime/libfaketime.so.1'

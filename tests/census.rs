@@ -246,16 +246,20 @@ fn a_catalog_that_swells_while_the_count_is_healthy_shows() {
         .unwrap();
     }
     drop(app);
-    // Statistics arrive a moment later, and not all at once.
-    eventually("dead rows", || {
-        await_census(&mut view, "app");
-        let [live, dead, inserted, deleted, bytes] = of_pg_class(&mut view);
-        let swollen = dead > 2_000 && live < 1_000 && bytes > 2 * bytes_before;
-        let seen = inserted - inserted_before > 2_000 && deleted - deleted_before > 2_000;
-        (swollen && seen).then_some(())
-    });
-    let [.., bytes] = of_pg_class(&mut view);
     let mut client = cluster.connect("app");
+    // Statistics arrive a moment later, and not all at once.
+    let sql = "SELECT 1 FROM pg_stat_sys_tables WHERE relid = 'pg_class'::regclass \
+               AND n_dead_tup > 2000 AND n_live_tup < 1000 \
+               AND n_tup_ins - $1 > 2000 AND n_tup_del - $2 > 2000";
+    eventually("dead rows", || {
+        client
+            .query_opt(sql, &[&inserted_before, &deleted_before])
+            .unwrap()
+    });
+    await_census(&mut view, "app");
+    let [live, dead, inserted, deleted, bytes] = of_pg_class(&mut view);
+    assert!(dead > 2_000 && live < 1_000 && bytes > 2 * bytes_before);
+    assert!(inserted - inserted_before > 2_000 && deleted - deleted_before > 2_000);
     let sql = "SELECT relname::text, total_bytes = pg_total_relation_size(('pg_catalog.' || relname)::regclass) \
                FROM unnest($1::text[], $2::bigint[]) AS c (relname, total_bytes)";
     let catalogs = "SELECT relname::text, total_bytes FROM relation_catalogs WHERE datname = 'app'";
@@ -267,7 +271,7 @@ fn a_catalog_that_swells_while_the_count_is_healthy_shows() {
         assert!(row.get::<_, bool>(1), "size of {}", row.get::<_, &str>(0));
     }
 
-    drop(old);
+    old.batch_execute("COMMIT").unwrap();
     client.batch_execute("VACUUM FULL pg_class").unwrap();
     await_census(&mut view, "app");
     let [.., shrunk] = of_pg_class(&mut view);
