@@ -128,7 +128,8 @@ show() { # SUITE TEST
 }
 
 # Trouble that our processes had, whether or not a test noticed. They may be told to end;
-# their database may be gone, or going, when they connect; some tests leave few slots.
+# their database may be gone, or going, when they connect; a visit waits two seconds for a lock;
+# some tests leave few slots.
 misdeeds() { # LOG...
     grep -hE -e '^TRAP: ' -e ' count relations( launcher)?\[[0-9]+\] (WARNING|ERROR|FATAL|PANIC): ' \
         -e '"count relations[^"]*" \(PID [0-9]+\) (was terminated by|exited with exit code ([2-9]|[0-9]{2}))' \
@@ -137,6 +138,7 @@ misdeeds() { # LOG...
             -e ' FATAL:  terminating connection due to conflict with recovery$' \
             -e ' FATAL:  cannot connect to invalid database ".*"$' \
             -e ' FATAL:  (database ".*" does not exist|".*" is not a valid data directory)$' \
+            -e ' ERROR:  canceling statement due to lock timeout$' \
             -e ' WARNING:  out of background worker slots: '
 }
 
