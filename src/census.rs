@@ -17,7 +17,6 @@ use crate::registry::Row;
 use crate::server::catalog_lock::{try_lock_of_cache, try_lock_with_indexes};
 use crate::server::catalog_scan::{for_each_relation, for_each_schema};
 use crate::server::catalog_size::{Figures, figures_of, forget};
-use crate::server::relation_lock::try_lock_pg_class;
 use crate::server::shmem::WIDE_WORDS;
 use crate::server::signals::cancelable;
 use crate::server::transaction::{transaction, with_snapshot};
@@ -148,8 +147,7 @@ impl Census {
         // census.
         let (catalogs, has_statistics) = transaction(|| {
             let mut relations = CATALOGS.into_iter().map(|(_, oid)| oid);
-            let is_free =
-                try_lock_pg_class() && try_lock_of_cache() && relations.all(try_lock_with_indexes);
+            let is_free = try_lock_of_cache() && relations.all(try_lock_with_indexes);
             is_free.then(|| {
                 // A standby that is promoted meanwhile still has none.
                 let has_statistics = !recovery::in_progress();
@@ -163,9 +161,7 @@ impl Census {
         })?;
         let (kinds, schemas) = transaction(|| {
             backend_status::running(ACTIVITY);
-            let is_free = try_lock_pg_class()
-                && try_lock_of_cache()
-                && try_lock_with_indexes(pg_sys::NamespaceRelationId);
+            let is_free = try_lock_of_cache() && try_lock_with_indexes(pg_sys::NamespaceRelationId);
             is_free.then(|| with_snapshot(sort))
         })?;
         Some(Census {
@@ -472,10 +468,7 @@ impl Schedule {
     /// may have changed since the latest census.
     pub fn new(database: u32, history: &History, stale: bool, now: Instant) -> Schedule {
         // A time before the machine was started is treated as now.
-        let instant = |time: i64| {
-            let age = Duration::from_micros((clock::now() - time).max(0) as u64);
-            now.checked_sub(age).unwrap_or(now)
-        };
+        let instant = |time| clock::instant(time, now).unwrap_or(now);
         let latest = history.latest.as_ref();
         let hurried_at = latest.map(|census| census.hurried_at);
         let has_failed = history.failures > 0;

@@ -231,10 +231,9 @@ impl Database {
     /// Takes over from the row when the database was last counted.
     fn look_back(&mut self, known: &Known, now: Instant) {
         // The server's clock may have been set meanwhile.
-        let ago = Duration::from_micros((clock::now() - known.counted_at).max(0) as u64);
         let longest_rest = known.last_count_us * i64::from(worker::REST_FACTOR);
         let rest = (known.rests_until - clock::now()).clamp(0, longest_rest);
-        self.counted = now.checked_sub(ago).filter(|_| known.counted_at != 0);
+        self.counted = clock::instant(known.counted_at, now).filter(|_| known.counted_at != 0);
         self.rests_until = Some(now + Duration::from_micros(rest as u64));
     }
 

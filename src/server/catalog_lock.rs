@@ -1,14 +1,13 @@
 //! The locks taken by looking at a catalog's size (`utils/adt/dbsize.c`).
 
+use super::relation_lock::{LOCK, PG_CLASS};
 use pgrx::pg_sys;
 
-/// The mode of all these locks, which is what a `SELECT` takes: AccessShareLock.
-pub const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-
 /// Takes AccessShareLock, as [`try_lock_with_indexes`] does, on the catalogs that filling the
-/// relation cache reads, except `pg_class` (`RelationBuildTupleDesc()` and
-/// `RelationGetIndexList()` in `utils/cache/relcache.c`). Must be called before that function,
-/// which would wait for these locks, and within the same transaction.
+/// relation cache reads (`ScanPgRelation()`, `RelationBuildTupleDesc()` and
+/// `RelationGetIndexList()` in `utils/cache/relcache.c`), and on all indexes of `pg_class`.
+/// Must be called before that function, which would wait for these locks, and within the same
+/// transaction.
 pub fn try_lock_of_cache() -> bool {
     // By constants, as in super::relation_lock, and tables before their indexes.
     let relations = [
@@ -19,9 +18,12 @@ pub fn try_lock_of_cache() -> bool {
         pg_sys::IndexRelidIndexId,
     ];
     // SAFETY: within a transaction, whose resource owner remembers the locks.
-    relations.into_iter().all(|relation| unsafe {
-        pg_sys::ConditionalLockRelationOid(pg_sys::Oid::from(relation), LOCK)
-    })
+    PG_CLASS
+        .into_iter()
+        .chain(relations)
+        .all(|relation| unsafe {
+            pg_sys::ConditionalLockRelationOid(pg_sys::Oid::from(relation), LOCK)
+        })
 }
 
 /// Takes AccessShareLock on the catalog `relation`, its indexes, its TOAST table and the TOAST

@@ -4,7 +4,7 @@
 //! Must be called within [`super::transaction::with_snapshot`], whose snapshot determines which
 //! rows there are. Reading all rows reads the table itself, whatever state its indexes are in.
 
-use super::catalog_lock::LOCK;
+use super::relation_lock::LOCK;
 use pgrx::pg_sys;
 use std::ffi::CStr;
 

@@ -2,7 +2,7 @@
 
 use pgrx::pg_sys;
 use std::ffi::c_long;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Where the server's time begins, in Unix's.
 const POSTGRES_EPOCH: Duration = {
@@ -15,6 +15,12 @@ const POSTGRES_EPOCH: Duration = {
 pub fn now() -> i64 {
     let time = SystemTime::now().duration_since(UNIX_EPOCH + POSTGRES_EPOCH);
     time.unwrap_or_default().as_micros() as i64
+}
+
+/// When it was `time` by the server's clock, on the monotonic one, which now is at `at`; now if
+/// the server's has been set back since. `None` if that is before the machine was started.
+pub fn instant(time: i64, at: Instant) -> Option<Instant> {
+    at.checked_sub(Duration::from_micros((now() - time).max(0) as u64))
 }
 
 /// How much processor time this process has used since it started (clock(3), which counts

@@ -2,11 +2,12 @@
 
 use pgrx::pg_sys;
 
-const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+/// The mode of all locks on catalogs, which is what a `SELECT` takes: AccessShareLock.
+pub const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
 
 /// The table and, after it as everywhere, all indexes that `catalog/pg_class.h` declares. By
 /// constants, because looking them up would take a snapshot.
-const PG_CLASS: [u32; 4] = [
+pub const PG_CLASS: [u32; 4] = [
     pg_sys::RelationRelationId.to_u32(),
     pg_sys::ClassOidIndexId,
     pg_sys::ClassNameNspIndexId,
@@ -25,13 +26,4 @@ pub fn lock_pg_class() {
         // SAFETY: within a transaction, whose resource owner remembers the lock.
         unsafe { pg_sys::LockRelationOid(pg_sys::Oid::from(relation), LOCK) };
     }
-}
-
-/// Takes the same locks if it can get them without waiting. Returns whether it could. Must be
-/// called within a transaction.
-pub fn try_lock_pg_class() -> bool {
-    // SAFETY: as above.
-    PG_CLASS.into_iter().all(|relation| unsafe {
-        pg_sys::ConditionalLockRelationOid(pg_sys::Oid::from(relation), LOCK)
-    })
 }
