@@ -656,6 +656,14 @@ pub fn keep_changing(cluster: &Cluster, database: &str) -> Background {
     })
 }
 
+/// Changes each of the databases all the time.
+pub fn keep_all_changing(cluster: &Cluster, databases: &[impl AsRef<str>]) -> Vec<Background> {
+    let databases = databases.iter();
+    databases
+        .map(|name| keep_changing(cluster, name.as_ref()))
+        .collect()
+}
+
 #[test]
 fn of_two_workers_in_a_database_the_second_gives_way() {
     let cluster = start(&[]);
@@ -845,10 +853,7 @@ fn a_reload_reaches_the_launcher_and_all_workers() {
 fn with_max_workers_raised_more_databases_are_visited_at_a_time() {
     let cluster = start(&["count_relations.max_workers = 1"]);
     let names = create_databases(&cluster, 3);
-    let busy: Vec<Background> = names
-        .iter()
-        .map(|name| keep_changing(&cluster, name))
-        .collect();
+    let busy = keep_all_changing(&cluster, &names);
     cluster.configure(&["count_relations.max_workers = 3"]);
     cluster.reload();
     eventually("three visits at a time", || {
@@ -871,10 +876,7 @@ fn twenty_databases_that_change_all_the_time_are_counted_in_turn() {
         ]
         .concat(),
     );
-    let busy: Vec<Background> = names
-        .iter()
-        .map(|name| keep_changing(&cluster, name))
-        .collect();
+    let busy = keep_all_changing(&cluster, &names);
     let mut client = cluster.connect("postgres");
     client
         .batch_execute(
@@ -899,10 +901,7 @@ fn databases_that_share_workers_are_counted_once_a_naptime() {
     const NAPTIME: f64 = 0.5;
     let cluster = start(&["count_relations.naptime = '500ms'"]);
     let names = create_databases(&cluster, 3);
-    let busy: Vec<Background> = names
-        .iter()
-        .map(|name| keep_changing(&cluster, name))
-        .collect();
+    let busy = keep_all_changing(&cluster, &names);
     for name in &names {
         let counts = eventually("some turns", || {
             Some(cluster.counts(name)).filter(|counts| counts.len() > 10)

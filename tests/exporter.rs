@@ -323,6 +323,14 @@ fn on_a_standby_what_is_not_known_has_no_series() {
     );
 }
 
+fn await_shown_uncounted(exporter: &Server, databases: f64) {
+    eventually("the number of databases without a count", || {
+        let shown = ours(exporter);
+        let shown = shown.value("pg_relation_server_uncounted_databases", &[]);
+        (shown == databases).then_some(())
+    });
+}
+
 #[test]
 fn databases_without_a_count_are_shown() {
     let cluster = start(
@@ -338,11 +346,7 @@ fn databases_without_a_count_are_shown() {
     let [check_postgres, psql] =
         ["check_postgres", "psql"].map(|program| documented_commands(&cluster, program).remove(1));
     let await_uncounted = |databases: f64| {
-        eventually("the number of databases without a count", || {
-            let shown = ours(&exporter);
-            let shown = shown.value("pg_relation_server_uncounted_databases", &[]);
-            (shown == databases).then_some(())
-        });
+        await_shown_uncounted(&exporter, databases);
         let (code, said) = status(&check_postgres);
         assert_eq!(code, databases as i32, "{said}"); // 1 is WARNING
         let (code, said) = status(&psql);
@@ -372,17 +376,10 @@ fn so_are_those_of_a_list() {
     cluster.expect("does not exist"); // until it does
     let queries = monitoring("postgres_exporter.yml");
     let exporter = Server::postgres_exporter(&cluster, "watcher", &queries);
-    let await_uncounted = |databases: f64| {
-        eventually("the number of databases without a count", || {
-            let shown = ours(&exporter);
-            let shown = shown.value("pg_relation_server_uncounted_databases", &[]);
-            (shown == databases).then_some(())
-        })
-    };
-    await_uncounted(1.0);
+    await_shown_uncounted(&exporter, 1.0);
     let sql = r#"CREATE DATABASE "with, a "" and *" TEMPLATE template0"#;
     cluster.execute("postgres", sql);
-    await_uncounted(0.0);
+    await_shown_uncounted(&exporter, 0.0);
 }
 
 /// What a file says, in comment lines after `#   scrape_configs:`, that Prometheus needs.

@@ -6,12 +6,10 @@
 
 use crate::all_databases::{
     assert_all_right, assert_at_rest, await_confirmation, await_rest, create_databases,
-    keep_changing, our_titles, start,
+    keep_all_changing, our_titles, start,
 };
 use crate::census;
-use crate::cluster::{
-    Background, Cluster, Stopped, Throttle, eventually, is_gone, processor_times, send,
-};
+use crate::cluster::{Cluster, Stopped, Throttle, eventually, is_gone, processor_times, send};
 use crate::random_ddl::{
     Session, TOLD_WHEN_IN_THE_WAY, await_replay, from_environment, is_in_the_way, overflow,
     relations,
@@ -189,10 +187,7 @@ fn churn_standby(databases: usize) {
     let standby = primary.start_standby(&["max_standby_streaming_delay = '1s'"]);
     standby.expect("terminating connection due to conflict with recovery");
     churn(&primary, &standby, databases, false);
-    let busy: Vec<Background> = ["app", "db001"]
-        .iter()
-        .map(|name| keep_changing(&primary, name))
-        .collect();
+    let busy = keep_all_changing(&primary, &["app", "db001"]);
     standby.promote();
     standby.execute("db002", "CREATE TABLE promoted ()");
     assert_all_right(&standby);
@@ -208,10 +203,7 @@ fn parallel_queries_and_subscriptions_get_their_workers_while_all_databases_chan
     let cluster = start(&["wal_level = logical", "count_relations.log_counts = none"]);
     cluster.expect("terminating logical replication worker");
     let names = create_databases(&cluster, 12);
-    let busy: Vec<Background> = names
-        .iter()
-        .map(|name| keep_changing(&cluster, name))
-        .collect();
+    let busy = keep_all_changing(&cluster, &names);
     cluster.execute(
         "app",
         "CREATE TABLE copied AS SELECT i FROM generate_series(1, 1000) i",
@@ -289,10 +281,7 @@ fn all_visits_together_take_a_tenth_of_a_processor() {
     let names = create_databases(&cluster, 12);
     let mut client = cluster.connect("postgres");
     let postmaster = cluster.postmaster();
-    let busy: Vec<Background> = names
-        .iter()
-        .map(|name| keep_changing(&cluster, name))
-        .collect();
+    let busy = keep_all_changing(&cluster, &names);
     let mut used = || {
         // In this order a worker that ends in between counts for less, not twice.
         let [_, ended] = processor_times(postmaster).unwrap();
