@@ -172,9 +172,12 @@ impl Row {
 
     /// As [`Row::find_or_take`], for many databases: those not in the result have no row.
     pub fn find_or_take_all(databases: &[u32]) -> HashMap<u32, Row> {
+        // Room for all there can be, because nothing may be allocated while the table is held.
+        let most = records().len();
+        let mut free = Vec::with_capacity(most);
+        let mut taken = HashMap::with_capacity(most);
+        let mut found = HashMap::with_capacity(databases.len());
         exclusively(header().table, || {
-            let mut free = Vec::new();
-            let mut taken = HashMap::new();
             for row in rows() {
                 let Known { database, .. } = row.read();
                 if database == 0 {
@@ -183,7 +186,6 @@ impl Row {
                     taken.insert(database, row);
                 }
             }
-            let mut found = HashMap::new();
             for database in databases.iter().copied() {
                 let row = taken.remove(&database).or_else(|| {
                     let free = free.pop().or_else(Row::another)?;
@@ -196,10 +198,12 @@ impl Row {
                     });
                     Some(free)
                 });
-                found.extend(row.map(|row| (database, row)));
+                if let Some(row) = row {
+                    found.insert(database, row);
+                }
             }
-            found
-        })
+        });
+        found
     }
 
     /// A row that was never used.

@@ -5,9 +5,11 @@
 //! PostgreSQL itself would raise an ERROR, but that would unwind through code that is not
 //! prepared for it. So here it is a FATAL, which costs only this process.
 
+use super::shmem::NOTHING_TO_ALLOCATE;
 use pgrx::pg_sys;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ffi::{c_char, c_int};
+use std::sync::atomic::Ordering;
 
 unsafe extern "C-unwind" {
     fn errstart(elevel: c_int, domain: *const c_char) -> bool;
@@ -47,6 +49,10 @@ unsafe impl GlobalAlloc for ServerAllocator {
 }
 
 fn or_exit(pointer: *mut u8, size: usize) -> *mut u8 {
+    // A mistake that would only show when there is no memory.
+    if cfg!(debug_assertions) && NOTHING_TO_ALLOCATE.load(Ordering::Relaxed) {
+        std::process::abort();
+    }
     if pointer.is_null() {
         out_of_memory(size);
     }

@@ -9,6 +9,7 @@
 use super::signals;
 use pgrx::pg_sys;
 use std::ffi::c_long;
+use std::ptr;
 use std::time::Duration;
 
 // Declared here and not taken from `pg_sys`, whose wrapper would prepare to catch an error;
@@ -42,6 +43,14 @@ pub fn nap(timeout: Duration) {
     if !signals::terminated() {
         pg_sys::check_for_interrupts!();
     }
+}
+
+/// Sleeps for a millisecond. Ends the process, which may be a client's, if the postmaster has
+/// died.
+pub fn pause() {
+    let events = pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+    // SAFETY: as above; no latch is needed where WL_LATCH_SET is not asked for.
+    unsafe { pg_sys::WaitLatch(ptr::null_mut(), events as i32, 1, pg_sys::PG_WAIT_EXTENSION) };
 }
 
 /// What `pg_stat_activity.wait_event` shows during a nap: `CountRelationsNap`, or `Extension`

@@ -12,13 +12,12 @@
 //! Everything in there is an atomic, for which all zeros is a valid value, so that only finding
 //! the memory and hooking into start-up need `unsafe`.
 
+use super::latch;
 use pgrx::pg_sys;
 use std::hint::spin_loop;
 use std::ptr;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, Ordering, fence};
-use std::thread::sleep;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU32, Ordering, fence};
 
 /// How many numbers a record holds.
 pub const WORDS: usize = 22;
@@ -212,8 +211,19 @@ fn part<T>(start: &AtomicPtr<T>, count: fn(Sizes) -> usize) -> Option<&'static [
     (!start.is_null()).then(|| unsafe { std::slice::from_raw_parts(start, count(sizes())) })
 }
 
+/// Whether this process has something that others wait for: it would keep that if it ran out of
+/// memory (see [`super::allocator`]), so a debug build aborts where it allocates any.
+pub static NOTHING_TO_ALLOCATE: AtomicBool = AtomicBool::new(false);
+
+fn without_allocating<R>(body: impl FnOnce() -> R) -> R {
+    let before = NOTHING_TO_ALLOCATE.swap(true, Ordering::Relaxed);
+    let result = body();
+    NOTHING_TO_ALLOCATE.store(before, Ordering::Relaxed);
+    result
+}
+
 /// Runs `body` while no other process does: `holder` is one of the numbers, the same for all.
-/// `body` must neither fail nor take long.
+/// `body` must neither fail nor take long, nor allocate anything.
 pub fn exclusively<R>(holder: &AtomicI64, body: impl FnOnce() -> R) -> R {
     let mut attempts = 0;
     while holder
@@ -225,7 +235,7 @@ pub fn exclusively<R>(holder: &AtomicI64, body: impl FnOnce() -> R) -> R {
     // SAFETY: HOLD_INTERRUPTS() and RESUME_INTERRUPTS() of miscadmin.h: if the process were
     // terminated here, nothing would release `holder`.
     unsafe { pg_sys::InterruptHoldoffCount += 1 };
-    let result = body();
+    let result = without_allocating(body);
     holder.store(0, Ordering::Release);
     // SAFETY: as above.
     unsafe { pg_sys::InterruptHoldoffCount -= 1 };
@@ -248,8 +258,8 @@ impl<const WORDS: usize> Record<WORDS> {
         }
     }
 
-    /// Changes the numbers. `change` must neither fail nor take long: no other process can
-    /// write or read the record meanwhile.
+    /// Changes the numbers. `change` must neither fail nor take long, nor allocate anything: no
+    /// other process can write or read the record meanwhile.
     pub fn update(&self, change: impl FnOnce(&mut [i64; WORDS])) {
         let mut attempts = 0;
         let count = loop {
@@ -267,7 +277,7 @@ impl<const WORDS: usize> Record<WORDS> {
         // Readers see the odd count before any of the numbers changes.
         fence(Ordering::Release);
         let mut words = std::array::from_fn(|i| self.words[i].load(Ordering::Relaxed));
-        change(&mut words);
+        without_allocating(|| change(&mut words));
         for (word, value) in self.words.iter().zip(words) {
             word.store(value, Ordering::Relaxed);
         }
@@ -283,6 +293,6 @@ fn back_off(attempts: &mut u32) {
         spin_loop();
     } else {
         pgrx::check_for_interrupts!();
-        sleep(Duration::from_millis(1));
+        latch::pause();
     }
 }
