@@ -189,6 +189,32 @@ fn a_command_of_somebody_without_the_right_to_it_waits_in_vain() {
         cluster.await_nth_line("making way", ways + 1);
         cluster.next_count("app");
     }
+
+    // So may whoever becomes a role that may, by SET ROLE.
+    cluster.execute(
+        "postgres",
+        "ALTER ROLE mallory NOCREATEDB NOINHERIT; CREATE ROLE creator CREATEDB ROLE mallory; \
+         CREATE ROLE owner; GRANT postgres TO mallory",
+    );
+    for (right, role) in [
+        ("IS_TEMPLATE true", "creator"),
+        ("IS_TEMPLATE false", "postgres"),
+    ] {
+        cluster.execute("postgres", "ALTER DATABASE app OWNER TO owner");
+        cluster.execute("postgres", &format!("ALTER DATABASE app {right}"));
+        let ways = cluster.lines_with("making way").len();
+        let set_role = format!("SET ROLE {role}");
+        for sql in [
+            &set_role,
+            "CREATE DATABASE copy TEMPLATE app",
+            "DROP DATABASE copy",
+        ] {
+            let result = mallory.batch_execute(sql);
+            assert!(result.is_ok(), "{role}: {result:?}");
+        }
+        cluster.await_nth_line("making way", ways + 1);
+        cluster.next_count("app");
+    }
 }
 
 /// Sends commands that are refused, without reading the replies, until the server has no room

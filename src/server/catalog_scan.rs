@@ -53,6 +53,30 @@ pub fn for_each_schema(mut visit: impl FnMut(u32, &[u8])) {
     }
 }
 
+/// What a row of `pg_authid` says about a role.
+pub struct Role {
+    pub oid: u32,
+    pub is_superuser: bool,
+    pub creates_databases: bool,
+}
+
+/// Calls `visit` for each role of the server.
+pub fn for_each_role(mut visit: impl FnMut(Role)) {
+    // SAFETY: the rows of pg_authid begin with this structure, as catalog/pg_authid.h has it.
+    unsafe {
+        for_each_row(
+            pg_sys::AuthIdRelationId,
+            |row: &pg_sys::FormData_pg_authid| {
+                visit(Role {
+                    oid: row.oid.to_u32(),
+                    is_superuser: row.rolsuper,
+                    creates_databases: row.rolcreatedb,
+                });
+            },
+        );
+    }
+}
+
 /// # Safety
 ///
 /// The rows of the catalog begin with a `T`.

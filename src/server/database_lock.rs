@@ -20,8 +20,9 @@
 //! of which has a transaction of its own, but not the iterations of a PL/pgSQL loop that
 //! catches its errors. Nor do we leave for a role that has no right to the database, because a
 //! refusal can be made to take long: the lock is kept until the error has been logged and sent.
-//! (The price: if a function with its owner's rights renames a database for a role that may
-//! not, it fails after five seconds.) A process that keeps the lock because its client does not
+//! (We see the role that has logged in, and consider what it can become. The price: if a
+//! function with its owner's rights renames a database for a role that may not, it fails after
+//! five seconds.) A process that keeps the lock because its client does not
 //! read its output is not waiting for us either.
 //!
 //! PostgreSQL 19 can end workers for such commands itself (`BGWORKER_INTERRUPTIBLE`, see

@@ -1,10 +1,11 @@
 //! Who may connect (`InitializeSessionUserId()` in `utils/init/miscinit.c`,
 //! `CheckMyDatabase()` in `utils/init/postinit.c`): the same answers without trying.
 
-use super::transaction::transaction;
+use super::catalog_scan::for_each_role;
+use super::transaction::{transaction, with_snapshot};
 use pgrx::pg_sys::{
     self,
-    SysCacheIdentifier::{AUTHNAME, AUTHOID, DATABASEOID},
+    SysCacheIdentifier::{AUTHNAME, DATABASEOID},
 };
 use pgrx::varlena::varatt_is_1b_e;
 use std::ffi::CStr;
@@ -32,9 +33,10 @@ pub fn role_to_connect_as(name: Option<&CStr>) -> Option<u32> {
     })
 }
 
-/// Whether the role may drop, rename, move or copy the database, so that its command is not
-/// refused in the end. Decides as `dropdb()`, `RenameDatabase()`, `movedb()` and `createdb()`
-/// in `commands/dbcommands.c` do, except for functions that run with their owner's rights. A
+/// Whether somebody who logged in as the role may drop, rename, move or copy the database, so
+/// that the command is not refused in the end. Decides as `dropdb()`, `RenameDatabase()`,
+/// `movedb()` and `createdb()` in `commands/dbcommands.c` do for this role and for all that it
+/// can become with `SET ROLE`, but not for functions that run with their owner's rights. A
 /// process without a role, as background workers can be, is allowed everything. Must be called
 /// outside a transaction.
 pub fn may_have_database(role: pg_sys::Oid, database: u32) -> bool {
@@ -54,26 +56,23 @@ pub fn may_have_database(role: pg_sys::Oid, database: u32) -> bool {
             let row: *const pg_sys::FormData_pg_database = pg_sys::heap_tuple_get_struct(tuple);
             let (owner, is_template) = ((*row).datdba, (*row).datistemplate);
             pg_sys::ReleaseSysCache(tuple);
-            pg_sys::is_member_of_role(role, owner) || is_template && may_create_databases(role)
+            pg_sys::is_member_of_role(role, owner)
+                || with_snapshot(|| is_member_of_any(role, is_template))
         }
     })
 }
 
-/// # Safety
-///
-/// Must be called within a transaction.
-unsafe fn may_create_databases(role: pg_sys::Oid) -> bool {
-    // SAFETY: as in may_have_database(); the caller is in a transaction.
-    unsafe {
-        let tuple = pg_sys::SearchSysCache1(AUTHOID as _, pg_sys::Datum::from(role));
-        if tuple.is_null() {
-            return false;
+/// Whether the role is, or is a member of, a superuser, or one that may create databases if
+/// `or_creates_databases`: these are not inherited, but come with `SET ROLE`.
+fn is_member_of_any(role: pg_sys::Oid, or_creates_databases: bool) -> bool {
+    let mut is_one = false;
+    for_each_role(|other| {
+        if !is_one && (other.is_superuser || or_creates_databases && other.creates_databases) {
+            // SAFETY: look-ups in shared catalogs; whoever scans is in a transaction.
+            is_one = unsafe { pg_sys::is_member_of_role(role, pg_sys::Oid::from(other.oid)) };
         }
-        let row: *const pg_sys::FormData_pg_authid = pg_sys::heap_tuple_get_struct(tuple);
-        let may = (*row).rolcreatedb;
-        pg_sys::ReleaseSysCache(tuple);
-        may
-    }
+    });
+    is_one
 }
 
 /// Keeps the caches of role memberships up to date in a process without a database of its own;
