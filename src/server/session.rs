@@ -144,7 +144,11 @@ fn prepare(lock_timeout: &CStr) -> State {
         fix_setting(name, value);
     }
     fix_setting(c"lock_timeout", lock_timeout);
-    State::save()
+    let state = State::save();
+    // Whoever connects is warned, each time, of settings that are attached and can't be applied,
+    // and of a collation that has another version. Visits are many.
+    fix_setting(c"log_min_messages", c"error");
+    state
 }
 
 fn settle(state: State, asked_for: Option<&CStr>, application_name: &CStr) -> Session {
