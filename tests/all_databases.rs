@@ -670,10 +670,23 @@ fn of_two_workers_in_a_database_the_second_gives_way() {
     let mut session = cluster.connect("postgres");
     let there = "SELECT pid FROM relation_counts WHERE datname = 'app' AND pid IS NOT NULL";
     let busy = keep_changing(&cluster, "app");
+    // Workers sleep before they do anything: later, a stopped one may hold a lock that the whole
+    // server would wait for.
+    let delay = |setting: &str| {
+        let changed = "parameter \"post_auth_delay\" changed";
+        let changes = cluster.lines_with(changed).len();
+        cluster.configure(&[&format!("post_auth_delay = {setting}")]);
+        cluster.reload();
+        cluster.await_nth_line(changed, changes + 1);
+    };
+    delay("5s");
     // A launcher does not know about a worker that its predecessor started and that has not
     // reached its row yet.
     let late = eventually("a worker on its way", || {
-        await_rest_of(&cluster, "app");
+        // The next one starts after the reload.
+        let worker: i32 = session.query_opt(there, &[]).unwrap()?.get(0);
+        send(worker, Signal::SIGTERM);
+        eventually("the worker to end", || is_gone(worker).then_some(()));
         let pid = next_child(&cluster, "count relations app")?;
         send(pid, Signal::SIGSTOP);
         let row = session.query_opt(there, &[]).unwrap();
@@ -683,13 +696,16 @@ fn of_two_workers_in_a_database_the_second_gives_way() {
         }
         is_late.then_some(pid)
     });
-    send(cluster.launcher(), Signal::SIGTERM);
+    delay("0");
+    let sql = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'count relations launcher'";
+    let launcher: i32 = session.query_one(sql, &[]).unwrap().get(0);
+    send(launcher, Signal::SIGTERM);
     let second: i32 =
         eventually("a second worker", || session.query_opt(there, &[]).unwrap()).get(0);
     assert_ne!(second, late);
     send(late, Signal::SIGCONT);
     eventually("the late worker to end", || is_gone(late).then_some(()));
-    let last = cluster.await_line("leaving, as the database has another one");
+    let last = cluster.await_line("\"app\" leaving, as the database has another one");
     assert_eq!(last.pid, late);
     assert_eq!(cluster.worker("app"), second);
     drop(busy);
@@ -982,8 +998,8 @@ fn a_database_that_cannot_be_connected_to_holds_nobody_up() {
 
 #[test]
 fn databases_whose_pg_class_is_locked_hold_nobody_up() {
-    // Time to lock it after a change, before that is counted.
-    let cluster = start(&["count_relations.naptime = '2s'"]);
+    // Time to lock all after a change, before that is counted.
+    let cluster = start(&["count_relations.naptime = '1h'"]);
     cluster.expect("canceling statement due to lock timeout");
     let names = create_databases(&cluster, 3);
     let mut lockers: Vec<Client> = names[..2]
@@ -1001,6 +1017,8 @@ fn databases_whose_pg_class_is_locked_hold_nobody_up() {
     let waiting = "SELECT 1 FROM pg_locks WHERE NOT granted HAVING count(*) = 2";
     let is_right = "SELECT 1 FROM relation_counts WHERE datname = 'db003' AND relations = $1";
     let mut changed = cluster.connect("db003");
+    cluster.configure(&[FAST]);
+    cluster.reload();
     eventually("two workers to wait", || {
         client.query_opt(waiting, &[]).unwrap()
     });

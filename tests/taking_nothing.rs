@@ -112,13 +112,14 @@ fn assert_rest(configuration: &[&str], meanwhile: fn(i32)) {
     meanwhile(line.pid);
     let rest = milliseconds(&line.message, "rests for ");
     let count = milliseconds(&line.message, "took ");
-    assert!(count > 100.0 && rest >= 9.0 * count, "{}", line.message);
+    assert!(rest > 0.0 && rest >= 9.0 * count, "{}", line.message);
     let next = eventually("the next count", || {
         let counts = cluster.counts(DATABASE);
         counts.into_iter().find(|count| count.time > line.time)
     });
+    // The line is written a little after the count.
     let pause = (next.time - line.time) * 1000.0;
-    assert!(pause >= rest, "{pause} ms instead of {rest} ms");
+    assert!(pause >= 8.0 * count, "{pause} ms instead of {rest} ms");
 }
 
 #[test]
