@@ -31,7 +31,7 @@ fn they_fire_when_they_should_and_not_just_before() {
     let alerts = fs::read_to_string(monitoring("alerts.yml")).unwrap();
     let tests = fs::read_to_string(monitoring("alerts_test.yml")).unwrap();
     let alerts = values(&alerts, "alert");
-    assert_eq!(alerts.len(), 12);
+    assert_eq!(alerts.len(), 13);
     let tests: Vec<&str> = tests.split("alert_rule_test:").skip(1).collect();
     for alert in alerts {
         let of_alert = |test: &&&str| values(test, "alertname") == [alert.as_str()];

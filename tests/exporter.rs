@@ -2,6 +2,7 @@
 
 use crate::cluster::{Cluster, FAST, Stopped, eventually};
 use crate::scrape::{Labels, Metrics, Server, monitoring, tool};
+use nix::sys::signal::Signal;
 use postgres::Client;
 use std::fs;
 use std::path::Path;
@@ -29,6 +30,7 @@ const VIEWS: &str = "
          LATERAL (VALUES ('relations', relations::float8),
                          ('min_relations', min_relations),
                          ('max_relations', max_relations),
+                         ('max_age_seconds', extract(epoch FROM clock_timestamp() - max_at)),
                          ('recounts_total', recounts),
                          ('unchanged_seconds', extract(epoch FROM clock_timestamp() - changed_at)),
                          ('age_seconds', extract(epoch FROM clock_timestamp() - counted_at)))
@@ -182,7 +184,7 @@ fn the_prometheus_exporter_shows_a_member_of_pg_monitor_what_the_views_show() {
         let is_of_app = labels.get("datname").is_some_and(|name| name == "app");
         is_of_app && !name.starts_with("pg_relation_counts_by_kind")
     });
-    assert_eq!(of_app_but_kinds.count(), 71);
+    assert_eq!(of_app_but_kinds.count(), 72);
     let others = of_app(
         "pg_relation_counts_by_schema_schemas",
         &[("schema", "pg_others")],
@@ -401,6 +403,15 @@ fn every_second(file: &Path) -> NamedTempFile {
     copy
 }
 
+/// The expression of an alert.
+fn expression_of(alert: &str) -> String {
+    let alerts = fs::read_to_string(monitoring("alerts.yml")).unwrap();
+    let (_, rule) = alerts.split_once(&format!("- alert: {alert}\n")).unwrap();
+    let (_, expression) = rule.split_once("expr: >-\n").unwrap();
+    let (expression, _) = expression.split_once("  for: ").unwrap();
+    expression.to_owned()
+}
+
 #[test]
 fn the_sql_exporter_gives_prometheus_the_same_metrics() {
     let cluster = start(
@@ -444,11 +455,26 @@ fn the_sql_exporter_gives_prometheus_the_same_metrics() {
     assert!(views.0.len() > 100, "{}", views.0.len());
     let failed = prometheus.query("sql_exporter_last_scrape_failed");
     assert!(failed.0.values().all(|failed| *failed == 0.0), "{failed:?}");
-    for age in ["counts_unchanged", "counts_age", "census_age"] {
+    for age in [
+        "counts_unchanged",
+        "counts_max_age",
+        "counts_age",
+        "census_age",
+    ] {
         let name = format!("pg_relation_{age}_seconds");
         let seconds = prometheus.query(&name).value(&name, &[("datname", "app")]);
         assert!((0.0..600.0).contains(&seconds), "{name} {seconds}");
     }
+    // What it shows stays when it can't query any more.
+    cluster.stop(Signal::SIGINT);
+    let frozen = expression_of("RelationCountsFrozen");
+    eventually("the alert to see it", || {
+        prometheus.query(&frozen).0.into_values().next()
+    });
+    let relations = "pg_relation_counts_relations";
+    prometheus
+        .query(relations)
+        .value(relations, &[("datname", "app")]);
 }
 
 #[test]
@@ -505,8 +531,8 @@ fn check_postgres_warns_and_alarms() {
     await_census(&cluster, &mut client);
     let command = documented_commands(&cluster, "check_postgres").remove(0);
     let with = |warning: &str, critical: &str| {
-        let warns = command.replace("--warning=50000", &format!("--warning={warning}"));
-        status(&warns.replace("--critical=100000", &format!("--critical={critical}")))
+        let warns = command.replace("50000", warning);
+        status(&warns.replace("100000", critical))
     };
     for (warning, critical, expected, state) in [
         ("50000", "100000", 0, "OK"),
@@ -527,9 +553,11 @@ fn check_postgres_warns_and_alarms() {
         let (status, said) = status(&old);
         (status == 3).then(|| assert!(said.contains("UNKNOWN"), "{said}"))
     });
+    let (status_of_many, said) = status(&old.replace("50000", "100").replace("100000", "200"));
+    assert_eq!(status_of_many, 2, "{said}");
     drop(stopped);
     cluster.configure(&["count_relations.databases = ''"]);
-    cluster.stop(nix::sys::signal::Signal::SIGINT);
+    cluster.stop(Signal::SIGINT);
     cluster.start_server();
     let (status, said) = with("50000", "100000");
     assert_eq!(status, 3, "{said}");
@@ -554,9 +582,9 @@ fn psql_tells_cron() {
     });
     drop(stopped);
     cluster.configure(&["count_relations.databases = ''"]);
-    cluster.stop(nix::sys::signal::Signal::SIGINT);
+    cluster.stop(Signal::SIGINT);
     cluster.start_server();
     assert_eq!(status(&command).0, 1);
-    cluster.stop(nix::sys::signal::Signal::SIGINT);
+    cluster.stop(Signal::SIGINT);
     assert_ne!(status(&command).0, 0);
 }
