@@ -96,7 +96,8 @@ maintainer() {
 
 # --- Packages of the system ---
 
-apt_offers() { apt-cache show --no-all-versions "$1" &>/dev/null; }
+# apt-cache also succeeds for a version that does not exist.
+apt_offers() { [[ -n $(apt-cache show --no-all-versions "$1" 2>/dev/null) ]]; }
 
 # What installing them would involve, for people to read.
 apt_simulate() { # PACKAGE...
