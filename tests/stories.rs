@@ -8,6 +8,7 @@ mod cluster;
 mod random_ddl;
 
 mod alerts;
+mod all_churn;
 mod all_databases;
 mod attached;
 mod census;
