@@ -91,7 +91,7 @@ if [[ $PG_CONFIG == "$(debian_pg_config "$major")" ]]; then
         release=$(dpkg-query --show --showformat '${Version}' "postgresql-$major" 2>/dev/null || true)
         if apt_offers "$headers=$release"; then
             headers+="=$release"
-        elif grep -qsz "^$(debian_pg_config "$major" | sed 's/pg_config$//')postgres" /proc/[0-9]*/cmdline; then
+        elif grep -qsz "^${PG_CONFIG%pg_config}postgres" /proc/[0-9]*/cmdline; then
             die "a server of PostgreSQL $major runs here, and apt offers headers only with a newer release of it. This restarts the server:
 
     apt-get install postgresql-$major $headers

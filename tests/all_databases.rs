@@ -697,9 +697,7 @@ fn of_two_workers_in_a_database_the_second_gives_way() {
         is_late.then_some(pid)
     });
     delay("0");
-    let sql = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'count relations launcher'";
-    let launcher: i32 = session.query_one(sql, &[]).unwrap().get(0);
-    send(launcher, Signal::SIGTERM);
+    send(cluster.launcher(), Signal::SIGTERM);
     let second: i32 =
         eventually("a second worker", || session.query_opt(there, &[]).unwrap()).get(0);
     assert_ne!(second, late);
