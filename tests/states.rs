@@ -61,15 +61,12 @@ pub fn counting(cluster: &Cluster) -> Met {
 /// As [`counting`], which takes many seconds.
 pub fn counting_for_long(cluster: &Cluster) -> Met {
     grow_catalog(cluster, DATABASE, 100);
-    slowed_down(cluster, SLOW * 5)
+    slowed_down(cluster, Duration::from_millis(150))
 }
-
-/// A pause that makes a count of 100,000 relations take about a second.
-const SLOW: Duration = Duration::from_millis(30);
 
 /// As [`counting`], where the catalog has been grown before.
 pub fn counting_again(cluster: &Cluster) -> Met {
-    slowed_down(cluster, SLOW)
+    slowed_down(cluster, Duration::from_millis(10))
 }
 
 fn slowed_down(cluster: &Cluster, stop: Duration) -> Met {
@@ -79,8 +76,8 @@ fn slowed_down(cluster: &Cluster, stop: Duration) -> Met {
     // Not a count that is about to end; one may be stopped while it waits for a page to be read.
     let sql = "SELECT 1 FROM pg_stat_activity \
                WHERE pid = $1 AND state = 'active' AND wait_event_type IS DISTINCT FROM 'Lock' \
-                 AND clock_timestamp() - query_start BETWEEN '0.2 s' AND make_interval(secs => $2)";
-    let young = 20.0 * stop.as_secs_f64();
+                 AND clock_timestamp() - query_start BETWEEN '0.1 s' AND make_interval(secs => $2)";
+    let young = 30.0 * stop.as_secs_f64();
     eventually("the worker to be counting", || {
         client.query_opt(sql, &[&worker, &young]).unwrap()
     });
