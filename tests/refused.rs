@@ -3,7 +3,7 @@
 //! database from being counted.
 
 use crate::all_databases::keep_changing;
-use crate::cluster::{Background, Cluster, eventually, send};
+use crate::cluster::{Background, Cluster, eventually, major_version, send};
 use nix::sys::signal::Signal;
 use postgres::Client;
 use postgres::error::SqlState;
@@ -199,6 +199,38 @@ fn a_command_of_somebody_without_the_right_to_it_waits_in_vain() {
         mallory.batch_execute(&format!("SET ROLE {role}")).unwrap();
         assert_makes_way(&cluster, &mut mallory, role);
     }
+}
+
+/// As whoever has created the owner is: he may give himself its rights, but has not.
+#[test]
+fn so_does_one_of_a_member_of_the_owner_without_its_rights() {
+    if major_version() < 16 {
+        return; // where memberships have no such options
+    }
+    let cluster = Cluster::start(&["count_relations.databases = 'app'"]);
+    let worker = cluster.worker("app");
+    cluster.next_count("app");
+    cluster.execute(
+        "postgres",
+        "CREATE ROLE mallory LOGIN CREATEROLE; CREATE ROLE team; CREATE ROLE owner ROLE team; \
+         GRANT owner TO mallory WITH ADMIN TRUE, INHERIT FALSE, SET FALSE; \
+         ALTER DATABASE app OWNER TO owner; \
+         CREATE FUNCTION rename() RETURNS void SECURITY DEFINER LANGUAGE plpgsql \
+         AS $$ BEGIN ALTER DATABASE app RENAME TO stolen; END $$",
+    );
+    cluster.expect("database \"app\" is being accessed by other users");
+    let mut mallory = cluster.connect_as("mallory", "postgres");
+    let error = mallory.batch_execute("SELECT rename()").unwrap_err();
+    assert_eq!(error.code(), Some(&SqlState::OBJECT_IN_USE));
+    assert!(cluster.lines_with("making way").is_empty());
+    assert_eq!(cluster.worker("app"), worker);
+
+    // Unlike one of whoever can become a role that has them.
+    cluster.execute("postgres", "GRANT team TO mallory WITH INHERIT FALSE");
+    cluster.expect("database \"app\" does not exist");
+    mallory.batch_execute("SET ROLE team").unwrap();
+    mallory.batch_execute("DROP DATABASE app").unwrap();
+    assert_eq!(cluster.await_line("making way").pid, worker);
 }
 
 /// The client can copy the database, with this right, and it is counted again.

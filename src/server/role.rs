@@ -44,35 +44,48 @@ pub fn may_have_database(role: pg_sys::Oid, database: u32) -> bool {
         return true;
     }
     transaction(|| {
-        // SAFETY: look-ups within a transaction, in shared catalogs, of columns before the
-        // rows' nullable fields. Tuples are valid until released. A superuser is a member of
-        // every role.
-        unsafe {
+        // SAFETY: a look-up within a transaction, in a shared catalog, of columns before the
+        // row's nullable fields. The tuple is valid until released.
+        let (owner, is_template) = unsafe {
             let key = pg_sys::Datum::from(database);
             let tuple = pg_sys::SearchSysCache1(DATABASEOID as _, key);
             if tuple.is_null() {
                 return false;
             }
             let row: *const pg_sys::FormData_pg_database = pg_sys::heap_tuple_get_struct(tuple);
-            let (owner, is_template) = ((*row).datdba, (*row).datistemplate);
+            let database = ((*row).datdba, (*row).datistemplate);
             pg_sys::ReleaseSysCache(tuple);
-            pg_sys::is_member_of_role(role, owner)
-                || with_snapshot(|| is_member_of_any(role, is_template))
+            database
+        };
+        // SAFETY: look-ups in shared catalogs, within the transaction. A superuser has the
+        // privileges of every role.
+        let is_owner = |role| unsafe { pg_sys::has_privs_of_role(role, owner) };
+        let mut may = is_owner(role);
+        if !may {
+            with_snapshot(|| {
+                for_each_role(|other| {
+                    let oid = pg_sys::Oid::from(other.oid);
+                    may = may
+                        || can_become(role, oid)
+                            && (other.is_superuser
+                                || other.creates_databases && is_template
+                                || is_owner(oid));
+                });
+            });
         }
+        may
     })
 }
 
-/// Whether the role is, or is a member of, a superuser, or one that may create databases if
-/// `or_creates_databases`: these are not inherited, but come with `SET ROLE`.
-fn is_member_of_any(role: pg_sys::Oid, or_creates_databases: bool) -> bool {
-    let mut is_one = false;
-    for_each_role(|other| {
-        if !is_one && (other.is_superuser || or_creates_databases && other.creates_databases) {
-            // SAFETY: look-ups in shared catalogs; whoever scans is in a transaction.
-            is_one = unsafe { pg_sys::is_member_of_role(role, pg_sys::Oid::from(other.oid)) };
-        }
-    });
-    is_one
+/// Whether `SET ROLE` makes whoever logged in as `role` the other one. Must be called within a
+/// transaction.
+fn can_become(role: pg_sys::Oid, other: pg_sys::Oid) -> bool {
+    #[cfg(feature = "pg15")]
+    use pg_sys::is_member_of_role as can_become;
+    #[cfg(not(feature = "pg15"))]
+    use pg_sys::member_can_set_role as can_become;
+    // SAFETY: look-ups in shared catalogs.
+    unsafe { can_become(role, other) }
 }
 
 /// Keeps the caches of role memberships up to date in a process without a database of its own;
