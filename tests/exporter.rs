@@ -466,6 +466,7 @@ fn the_sql_exporter_gives_prometheus_the_same_metrics() {
         assert!((0.0..600.0).contains(&seconds), "{name} {seconds}");
     }
     // What it shows stays when it can't query any more.
+    cluster.expect("the database system is shutting down");
     cluster.stop(Signal::SIGINT);
     let frozen = expression_of("RelationCountsFrozen");
     eventually("the alert to see it", || {
