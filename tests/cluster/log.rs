@@ -1,5 +1,9 @@
 //! The server's log, with `log_line_prefix = '%n [%p] '`.
 
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+
 /// Levels, by severity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
@@ -24,20 +28,41 @@ pub struct Line {
     pub message: String,
 }
 
-/// Parses a log; text after the last newline is still being written.
-pub fn parse(log: &str) -> Vec<Line> {
-    let mut lines: Vec<Line> = Vec::new();
-    let complete = log.rfind('\n').map_or("", |end| &log[..end]);
-    for text in complete.split('\n') {
-        if let Some(line) = parse_line(text) {
-            lines.push(line);
-        } else if let Some(last) = lines.last_mut() {
-            last.message.push('\n');
-            last.message
-                .push_str(text.strip_prefix('\t').unwrap_or(text));
+/// What has been read of a log that grows.
+#[derive(Default)]
+pub struct Log {
+    /// In bytes.
+    length: u64,
+    lines: Vec<Line>,
+}
+
+impl Log {
+    /// The lines of the file so far; text after the last newline is still being written. Reads
+    /// only what has been added since the last call, as stories look every few milliseconds.
+    pub fn read(&mut self, path: &Path) -> &[Line] {
+        let mut bytes = Vec::new();
+        if let Ok(mut file) = File::open(path) {
+            file.seek(SeekFrom::Start(self.length)).unwrap();
+            file.read_to_end(&mut bytes).unwrap();
+        }
+        if let Some(end) = bytes.iter().rposition(|byte| *byte == b'\n') {
+            self.length += end as u64 + 1;
+            self.parse(&String::from_utf8_lossy(&bytes[..end]));
+        }
+        &self.lines
+    }
+
+    fn parse(&mut self, complete: &str) {
+        for text in complete.split('\n') {
+            if let Some(line) = parse_line(text) {
+                self.lines.push(line);
+            } else if let Some(last) = self.lines.last_mut() {
+                last.message.push('\n');
+                last.message
+                    .push_str(text.strip_prefix('\t').unwrap_or(text));
+            }
         }
     }
-    lines
 }
 
 fn parse_line(text: &str) -> Option<Line> {

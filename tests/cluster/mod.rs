@@ -15,6 +15,7 @@ mod usage;
 pub use background::Background;
 pub use clones::{FIRST_CLONE, clone_relations};
 pub use library::{has_library, install_first_worker};
+use log::Log;
 pub use log::{Level, Line};
 pub use stopped::Stopped;
 pub use throttle::Throttle;
@@ -215,6 +216,7 @@ pub struct Cluster {
     postmaster: RefCell<Option<Child>>,
     environment: RefCell<Vec<(OsString, OsString)>>,
     expected: RefCell<Vec<String>>,
+    read_log: RefCell<Log>,
 }
 
 impl Cluster {
@@ -259,6 +261,7 @@ impl Cluster {
             _template: None,
             postmaster: RefCell::new(None),
             environment: RefCell::default(),
+            read_log: RefCell::default(),
             expected: RefCell::new(vec![
                 // Sessions that are open when their server is stopped.
                 "terminating connection due to administrator command".to_owned(),
@@ -540,14 +543,17 @@ impl Cluster {
 
     /// The lines of the log, complete ones only.
     pub fn lines(&self) -> Vec<Line> {
-        log::parse(&self.log())
+        self.read_log.borrow_mut().read(&self.log_file()).to_vec()
     }
 
     /// The lines whose message contains `text`.
     pub fn lines_with(&self, text: &str) -> Vec<Line> {
-        let mut lines = self.lines();
-        lines.retain(|line| line.message.contains(text));
+        let mut log = self.read_log.borrow_mut();
+        let lines = log.read(&self.log_file()).iter();
         lines
+            .filter(|line| line.message.contains(text))
+            .cloned()
+            .collect()
     }
 
     /// Waits until the log has one more line with `text` than now; returns it.
@@ -569,8 +575,9 @@ impl Cluster {
 
     /// All counts of `database` in the log so far.
     pub fn counts(&self, database: &str) -> Vec<Count> {
-        self.lines()
-            .iter()
+        let mut log = self.read_log.borrow_mut();
+        let lines = log.read(&self.log_file()).iter();
+        lines
             .filter_map(|line| Count::parse(line, database))
             .collect()
     }
