@@ -34,17 +34,6 @@ clean_up() {
 trap clean_up EXIT
 exit_on_signals 130
 
-# The tests inside the server, which print its log (see pg_test in src/lib.rs).
-test_inside() {
-    local log=$dir/log unexpected
-    RUST_TEST_NOCAPTURE=1 cargo pgrx test "${how[@]}" "$pg_feature" tests::pg_ 2>&1 |
-        sed -u 's/\x1b\[[0-9;]*m//g' | tee "$log" | sed -u '/: TMSG: /d' ||
-        { grep ': TMSG: ' "$log" >&2; die "a test inside the server failed; its log is above"; }
-    unexpected=$(unexpected_lines "$log")
-    [[ -z $unexpected ]] ||
-        die "unexpected lines in the log of the tests' server:"$'\n'"$unexpected"
-}
-
 # Messages that no test has declared with expect_in_log.
 unexpected_lines() { # LOG
     awk '
@@ -67,21 +56,20 @@ unexpected_lines() { # LOG
 
 has_assertions() { [[ $("$PG_CONFIG" --configure) == *--enable-cassert* ]]; }
 
-all_inside() {
+# The tests inside the server, which print its log (see pg_test in src/lib.rs).
+test_inside() {
+    local how=("${features[@]}" --pgdata "$dir") log=$dir/log unexpected
     say "Tests inside the server ($("$PG_CONFIG" --version))"
     export USER=${USER:-$(id -un)} # pgrx's tests connect as this role, and some shells lack it
-    how=("${features[@]}" --pgdata "$dir")
     ! is_root || how+=(--runas postgres)
     # cargo-pgrx may copy over it in place, and a server that has it loaded would crash.
     rm -f "$pg_lib/count_relations.so"
-    test_inside
-
-    # A build with assertions also has debug_discard_caches, which breaks code that relies on
-    # something that is only in a cache.
-    if has_assertions; then
-        say "The same with caches that forget at once"
-        DISCARD_CACHES=1 test_inside
-    fi
+    RUST_TEST_NOCAPTURE=1 cargo pgrx test "${how[@]}" "$pg_feature" tests::pg_ 2>&1 |
+        sed -u 's/\x1b\[[0-9;]*m//g' | tee "$log" | sed -u '/: TMSG: /d' ||
+        { grep ': TMSG: ' "$log" >&2; die "a test inside the server failed; its log is above"; }
+    unexpected=$(unexpected_lines "$log")
+    [[ -z $unexpected ]] ||
+        die "unexpected lines in the log of the tests' server:"$'\n'"$unexpected"
 }
 
 # Runs on what scripts/build.sh has installed, with the same features as above, so that nothing
@@ -108,7 +96,7 @@ build=()
 if (($#)); then
     build=(--debug)
 else
-    run_job all_inside
+    run_job test_inside
     # Where the server checks itself, the worker checks itself too: see Kept::check.
     ! has_assertions || build=(--debug)
 fi

@@ -92,14 +92,10 @@ pub mod pg_test {
     pub fn setup(_options: Vec<&str>) {}
 
     pub fn postgresql_conf_options() -> Vec<&'static str> {
-        let mut options = vec![
+        vec![
             "shared_preload_libraries = 'count_relations'",
             // pgrx's tag for lines to print, for scripts/test.sh to read; it swallows others.
             "log_line_prefix = '[%m] [%p] [%c]: TMSG: '",
-        ];
-        if std::env::var_os("DISCARD_CACHES").is_some() {
-            options.push("debug_discard_caches = 1");
-        }
-        options
+        ]
     }
 }

@@ -1,5 +1,6 @@
 //! The worker counts, on a fixed cadence, and logs what it counted.
 
+use crate::census;
 use crate::cluster::{Cluster, FAST, Level, eventually, is_gone, send};
 use crate::random_ddl::relations;
 use nix::sys::signal::Signal;
@@ -158,21 +159,62 @@ fn its_scans_reach_the_table_statistics() {
 
 /// With assertions, caches can be made to forget everything at every opportunity; without, this
 /// is a story like any other.
-#[test]
-fn it_counts_with_caches_that_forget_at_once() {
-    let cluster = Cluster::start(&[FAST]);
-    let mut client = cluster.connect("app");
+fn counts_with_caches_that_forget_at_once(databases: &str) {
+    let databases = format!("count_relations.databases = '{databases}'");
+    let cluster = Cluster::start(&[FAST, &databases]);
+    let mut client = cluster.connect("postgres");
+    client
+        .batch_execute("CREATE EXTENSION count_relations")
+        .unwrap();
     let row = client.query_one("SHOW debug_assertions", &[]).unwrap();
-    if row.get::<_, &str>(0) == "on" {
+    let forget_or_not = if row.get::<_, &str>(0) == "on" {
+        // Sessions keep theirs, for the sake of time: no setting of a role applies to us.
+        let own = "ALTER ROLE postgres SET debug_discard_caches = 0";
+        client.batch_execute(own).unwrap();
         cluster.configure(&["debug_discard_caches = 1"]);
-    }
+        "SET debug_discard_caches = 1"
+    } else {
+        ""
+    };
     cluster.stop(Signal::SIGINT);
     cluster.start_server();
     let mut client = cluster.connect("postgres");
     for sql in ["CREATE TABLE t (id serial PRIMARY KEY)", "DROP TABLE t"] {
         client.batch_execute(sql).unwrap();
-        assert_eq!(cluster.next_count("postgres"), relations(&mut client));
+        cluster.await_count("postgres", relations(&mut client));
+        census::assert_right(&cluster, "postgres");
     }
+    client.batch_execute(forget_or_not).unwrap();
+    let rows: i64 = client
+        .query_one(
+            "SELECT least((SELECT count(*) FROM relation_counts), \
+                          (SELECT count(*) FROM relation_counts_by_kind), \
+                          (SELECT count(*) FROM relation_counts_by_schema), \
+                          (SELECT count(*) FROM relation_catalogs))",
+            &[],
+        )
+        .unwrap()
+        .get(0);
+    assert!(rows > 0);
+    // Whose owner is looked up.
+    cluster.execute(
+        "postgres",
+        "CREATE ROLE other LOGIN CREATEDB; ALTER DATABASE app OWNER TO other",
+    );
+    let rename = "ALTER DATABASE app RENAME TO another";
+    cluster.expect("database \"app\" does not exist");
+    let mut other = cluster.connect_as("other", "postgres");
+    other.batch_execute(rename).unwrap();
+}
+
+#[test]
+fn it_counts_with_caches_that_forget_at_once() {
+    counts_with_caches_that_forget_at_once("postgres, app");
+}
+
+#[test]
+fn all_databases_are_counted_with_caches_that_forget_at_once() {
+    counts_with_caches_that_forget_at_once("*");
 }
 
 #[test]

@@ -41,10 +41,11 @@ impl Log {
     /// only what has been added since the last call, as stories look every few milliseconds.
     pub fn read(&mut self, path: &Path) -> &[Line] {
         let mut bytes = Vec::new();
-        if let Ok(mut file) = File::open(path) {
-            file.seek(SeekFrom::Start(self.length)).unwrap();
-            file.read_to_end(&mut bytes).unwrap();
-        }
+        // There may be no such file yet.
+        let _ = File::open(path).and_then(|mut file| {
+            file.seek(SeekFrom::Start(self.length))?;
+            file.read_to_end(&mut bytes)
+        });
         if let Some(end) = bytes.iter().rposition(|byte| *byte == b'\n') {
             self.length += end as u64 + 1;
             self.parse(&String::from_utf8_lossy(&bytes[..end]));
