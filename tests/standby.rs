@@ -1,6 +1,7 @@
 //! The worker follows the server's role: it counts on a hot standby, and through
 //! promotion.
 
+use crate::all_databases::await_rest;
 use crate::cluster::{Cluster, FAST, Level, Throttle, eventually};
 use crate::random_ddl::relations;
 use crate::states::{self, BUSY, DATABASE};
@@ -104,14 +105,21 @@ fn a_replayed_rename_is_noticed_among_names_that_look_the_same() {
         let sql = format!("DO $$ BEGIN EXECUTE E'{sql}'; END $$");
         client.batch_execute(&sql).unwrap();
     };
-    rename("app", "caf\\xE8");
     let standby = primary.start_standby(&[
         "count_relations.databases = '*'",
         FAST,
         "count_relations.max_workers = 4",
         "log_min_messages = debug1",
     ]);
-    standby.await_line("relations in database \"caf\u{FFFD}\"");
+    // Nobody waits from now on, so that a visit lasts for some seconds.
+    for database in ["app", "ascii", "postgres"] {
+        standby.await_line(&format!("relations in database \"{database}\""));
+    }
+    await_rest(&standby);
+    primary.execute(DATABASE, "CREATE TABLE t ()");
+    standby.worker(DATABASE);
+    rename("app", "caf\\xE8");
+    standby.await_line("worker started for database \"caf\u{FFFD}\"");
     rename("caf\\xE8", "caf\\xE9");
     standby.await_line("database \"caf\u{FFFD}\" leaving, as the database has got another name");
     standby.await_nth_line("worker started for database \"caf\u{FFFD}\"", 2);

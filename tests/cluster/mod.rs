@@ -41,15 +41,18 @@ pub const FAST: &str = "count_relations.naptime = '50ms'";
 
 /// Polls `probe` until it has an answer; panics after a time that is chosen far too long.
 pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+    let begin = Instant::now();
     // PostgreSQL 15's postmaster may sleep for a minute when a worker exits just before the
     // postmaster calls select(); this is longer.
-    let deadline = Instant::now() + Duration::from_secs(180);
+    let deadline = begin + Duration::from_secs(180);
     loop {
         if let Some(answer) = probe() {
             return answer;
         }
         assert!(Instant::now() < deadline, "waited too long for {what}");
-        sleep(Duration::from_millis(10));
+        // Less often after a while: there are many stories at a time.
+        let in_a_while = begin.elapsed() > Duration::from_secs(1);
+        sleep(Duration::from_millis(if in_a_while { 30 } else { 10 }));
     }
 }
 
