@@ -21,6 +21,7 @@ use crate::server::shmem::WIDE_WORDS;
 use crate::server::signals::cancelable;
 use crate::server::transaction::{transaction, with_snapshot};
 use crate::server::{backend_status, clock, malloc, recovery, session};
+use crate::stopwatch::Stopwatch;
 use crate::{counter, settings};
 use pgrx::pg_sys;
 use std::collections::{BTreeMap, HashMap};
@@ -58,6 +59,9 @@ pub const CATALOGS: [(&CStr, pg_sys::Oid); 8] = [
     (c"pg_attrdef", pg_sys::AttrDefaultRelationId),
     (c"pg_statistic", pg_sys::StatisticRelationId),
 ];
+
+/// Runs while the process takes a census.
+pub static TAKING: Stopwatch = Stopwatch::new();
 
 /// What `pg_stat_activity` shows during a census.
 const ACTIVITY: &CStr = c"census of relations";
@@ -112,10 +116,11 @@ const NAME_BYTES: usize = pg_sys::NAMEDATALEN as usize;
 const NAME_WORDS: usize = NAME_BYTES / size_of::<i64>();
 const SCHEMA_WORDS: usize = NAME_WORDS + 1;
 const CATALOG_WORDS: usize = 5;
-/// The oid, five numbers, and two about failed attempts.
-const HEAD_WORDS: usize = 8;
+/// The oid, five numbers, and three about failed attempts.
+const HEAD_WORDS: usize = 9;
 const TRIED_AT: usize = 6;
 const FAILURES: usize = 7;
+const FAILED_IN: usize = 8;
 
 const _: () = assert!(
     HEAD_WORDS + MOST_KINDS + MOST_SCHEMAS * SCHEMA_WORDS + CATALOGS.len() * CATALOG_WORDS
@@ -131,17 +136,21 @@ impl Census {
     fn take(is_visit: bool) -> Option<Census> {
         // For any other lock that would have to be waited for.
         session::wait_for_locks(true);
+        TAKING.start();
         let census = cancelable(Self::try_to_take);
+        let duration = TAKING.stop();
         session::wait_for_locks(is_visit);
         // Show the counting again afterwards.
         backend_status::running(counter::QUERY);
         backend_status::idle();
         malloc::give_back();
-        census
+        census.map(|census| Census {
+            duration_us: duration.as_micros() as i64,
+            ..census
+        })
     }
 
     fn try_to_take() -> Option<Census> {
-        let started = Instant::now();
         let taken_at = clock::now();
         // In a transaction of their own, so that nobody who wants to lock one waits for the whole
         // census.
@@ -166,7 +175,7 @@ impl Census {
         })?;
         Some(Census {
             taken_at,
-            duration_us: started.elapsed().as_micros() as i64,
+            duration_us: 0,
             request: 0,
             hurried_at: 0,
             kinds,
@@ -186,7 +195,8 @@ impl Census {
             self.hurried_at,
             self.has_statistics.into(),
             0, // when the last failed attempt began
-            0, // and how many have failed
+            0, // how many have failed
+            0, // and how long the last one took
         ];
         let kinds = self.kinds.iter().map(|kind| {
             let what = [
@@ -412,6 +422,8 @@ pub struct History {
     /// UTC, and how many in a row have not finished.
     tried_at: i64,
     failures: usize,
+    /// How long that census took; zero if the process had no time to say so.
+    failed_in: Duration,
 }
 
 impl History {
@@ -420,12 +432,21 @@ impl History {
         if words[0] != i64::from(database) {
             return History::default();
         }
-        // If the clock has since been set back to before a census, ignore the census.
-        let is_past = |census: &Census| census.taken_at <= clock::now();
+        // If the clock has since been set back to before a census, finished or not, ignore it.
+        let is_past = |time: i64| time <= clock::now();
+        let latest = Census::from_words(words, database);
+        let latest = latest.filter(|census| is_past(census.taken_at));
+        if !is_past(words[TRIED_AT]) {
+            return History {
+                latest,
+                ..History::default()
+            };
+        }
         History {
-            latest: Census::from_words(words, database).filter(is_past),
+            latest,
             tried_at: words[TRIED_AT],
             failures: words[FAILURES] as usize,
+            failed_in: Duration::from_micros(words[FAILED_IN] as u64),
         }
     }
 
@@ -438,12 +459,23 @@ impl History {
         }
         words[TRIED_AT] = clock::now();
         words[FAILURES] += 1;
+        words[FAILED_IN] = 0;
+    }
+
+    /// Records how long the census took that has begun and will not finish.
+    pub fn fail(words: &mut [i64; WIDE_WORDS], duration: Duration) {
+        words[FAILED_IN] = duration.as_micros() as i64;
     }
 
     /// Records that the census was put off.
     pub fn put_off(words: &mut [i64; WIDE_WORDS]) {
         words[FAILURES] -= 1;
     }
+}
+
+/// How long to take no census after one that took this long.
+fn rest_after(duration: Duration) -> Duration {
+    (duration * REST_FACTOR).min(LONGEST_REST)
 }
 
 /// When the next census of a database is due.
@@ -471,7 +503,10 @@ impl Schedule {
         let instant = |time| clock::instant(time, now).unwrap_or(now);
         let latest = history.latest.as_ref();
         let hurried_at = latest.map(|census| census.hurried_at);
-        let has_failed = history.failures > 0;
+        let retry = || {
+            let pause = pause_after_failures(history.failures).max(rest_after(history.failed_in));
+            instant(history.tried_at) + history.failed_in + pause
+        };
         Schedule {
             database,
             is_visit: false,
@@ -482,8 +517,7 @@ impl Schedule {
             served: latest.map_or(0, |census| census.request),
             hurried: hurried_at.filter(|time| *time != 0).map(instant),
             stale,
-            not_before: has_failed
-                .then(|| instant(history.tried_at) + pause_after_failures(history.failures)),
+            not_before: (history.failures > 0).then(retry),
         }
     }
 
@@ -499,8 +533,7 @@ impl Schedule {
     }
 
     fn rest(&self) -> Duration {
-        let duration = self.latest.map_or(Duration::ZERO, |(_, duration)| duration);
-        (duration * REST_FACTOR).min(LONGEST_REST)
+        rest_after(self.latest.map_or(Duration::ZERO, |(_, duration)| duration))
     }
 
     /// Whether this request, if any, is still unanswered.
@@ -675,6 +708,11 @@ mod tests {
             let left = schedule.earliest().unwrap() - now;
             assert_eq!(left.as_secs_f64().round() as u64, pause);
         }
+        // One that took long costs a hundredth of the time, too.
+        History::fail(&mut words, Duration::from_secs(2));
+        let schedule = Schedule::new(7, &History::from_words(words, 7), true, now);
+        let left = schedule.earliest().unwrap() - now;
+        assert_eq!(left.as_secs_f64().round() as u64, 400);
         History::put_off(&mut words);
         assert_eq!(History::from_words(words, 7).failures, 2);
         History::begin(&mut words, 8);
@@ -685,7 +723,10 @@ mod tests {
     fn after_a_clock_that_was_set_back_one_is_due_at_once() {
         let mut future = census();
         future.taken_at += 3_600_000_000;
-        let history = History::from_words(future.to_words(7), 7);
+        let mut words = future.to_words(7);
+        words[TRIED_AT] = future.taken_at;
+        words[FAILURES] = 3;
+        let history = History::from_words(words, 7);
         let schedule = Schedule::new(7, &history, true, now());
         assert_eq!(schedule.due(Duration::from_secs(60)), None);
     }

@@ -81,15 +81,19 @@ use crate::kept::Kept;
 use crate::server::signals::cancelable;
 use crate::server::transaction::{transaction, with_snapshot};
 use crate::server::{backend_status, inval, malloc, relation_lock};
+use crate::stopwatch::Stopwatch;
 use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
 use pgrx::spi::{OwnedPreparedStatement, SpiResult};
 use std::collections::BTreeSet;
 use std::ffi::CStr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The query that is run, and that `pg_stat_activity` shows.
 pub const QUERY: &CStr = c"SELECT count(*) FROM pg_class";
+
+/// Runs while the process counts, but not while it waits for the locks.
+pub static COUNTING: Stopwatch = Stopwatch::new();
 
 /// Counts the relations of the database that the process is connected to.
 #[derive(Default)]
@@ -157,7 +161,7 @@ impl Counter {
     fn count(&mut self, changed: bool, may_keep: bool) -> Tally {
         backend_status::running(QUERY);
         relation_lock::lock_pg_class();
-        let started = Instant::now();
+        COUNTING.start();
         let named = inval::named();
         inval::forget_pg_class_changes();
         let (relations, was_kept) = with_snapshot(|| {
@@ -168,7 +172,8 @@ impl Counter {
             };
             (relations.expect("count(*) is never null"), was_kept)
         });
-        let counted_in = (!was_kept).then(|| started.elapsed());
+        let duration = COUNTING.stop();
+        let counted_in = (!was_kept).then_some(duration);
         self.last = Some(relations);
         backend_status::idle();
         Tally {

@@ -230,11 +230,8 @@ struct Database {
 impl Database {
     /// Takes over from the row when the database was last counted.
     fn look_back(&mut self, known: &Known, now: Instant) {
-        // The server's clock may have been set meanwhile.
-        let longest_rest = known.last_count_us * i64::from(worker::REST_FACTOR);
-        let rest = (known.rests_until - clock::now()).clamp(0, longest_rest);
         self.counted = clock::instant(known.counted_at, now).filter(|_| known.counted_at != 0);
-        self.rests_until = Some(now + Duration::from_micros(rest as u64));
+        self.rests_until = Some(now + known.rest_left());
     }
 
     /// When the next visit may count, if it comes for a change.

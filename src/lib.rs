@@ -36,6 +36,7 @@ mod registry;
 mod report;
 mod server;
 mod settings;
+mod stopwatch;
 mod views;
 mod worker;
 

@@ -33,8 +33,8 @@
 //!
 //! With a list of databases there is no launcher, and no row follows.
 
-use crate::census::{Census, History};
-use crate::counter::Tally;
+use crate::census::{Census, History, TAKING};
+use crate::counter::{COUNTING, Tally};
 use crate::server::clock;
 use crate::server::ipc::call_at_exit;
 use crate::server::session::my_pid;
@@ -43,6 +43,7 @@ use crate::worker::REST_FACTOR;
 use std::collections::HashMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 /// What the log has said about a database, for the next process that counts it.
 #[derive(Clone, Copy, Default, PartialEq)]
@@ -72,8 +73,10 @@ pub struct Known {
     pub recounts: i64,
     /// How long the last such count took, in microseconds.
     pub last_count_us: i64,
-    /// When the next such count may begin, because of the last one's duration.
-    pub rests_until: i64,
+    /// When the next such count may begin, and how long after the last one that is, in
+    /// microseconds: the last one may not have finished, and is then not in `last_count_us`.
+    rests_until: i64,
+    rest_us: i64,
     /// Since when minimum, maximum, ticks and recounts are kept.
     pub stats_since: i64,
     /// The worker that is there; 0 if there is none.
@@ -119,8 +122,25 @@ impl Known {
         if let Some(duration) = tally.counted_in {
             self.recounts += 1;
             self.last_count_us = duration.as_micros() as i64;
-            self.rests_until = now + self.last_count_us * i64::from(REST_FACTOR);
+            self.rest_after(duration, now);
         }
+    }
+
+    fn rest_after(&mut self, duration: Duration, now: i64) {
+        self.rest_us = (duration * REST_FACTOR).as_micros() as i64;
+        self.rests_until = now + self.rest_us;
+    }
+
+    /// How long the last count of all relations took, whether it finished or not.
+    pub fn last_effort(&self) -> Duration {
+        Duration::from_micros(self.rest_us as u64) / REST_FACTOR
+    }
+
+    /// How long it is until the next count of all relations may begin.
+    pub fn rest_left(&self) -> Duration {
+        // The server's clock may have been set meanwhile.
+        let rest = (self.rests_until - clock::now()).clamp(0, self.rest_us);
+        Duration::from_micros(rest as u64)
     }
 
     fn reset(&mut self, now: i64) {
@@ -337,7 +357,16 @@ pub fn leave_at_ease() {
 }
 
 fn vacate() {
+    // What an exit has cut short counts as if it had finished.
+    let counting = COUNTING.running();
+    if let (Some(duration), Some(row)) = (TAKING.running(), OCCUPIED.get()) {
+        row.census.update(|words| History::fail(words, duration));
+    }
+    let now = clock::now();
     update_occupied(|known| {
+        if let Some(duration) = counting {
+            known.rest_after(duration, now);
+        }
         known.pid = 0;
         if known.dismissed {
             *known = Known::default();

@@ -3,7 +3,6 @@
 use crate::registry::Said;
 use crate::server::elog::Line;
 use crate::settings::{self, LogCounts};
-use crate::worker::REST_FACTOR;
 use pgrx::prelude::*;
 use std::time::{Duration, Instant};
 
@@ -94,12 +93,12 @@ fn too_many(database: &str, relations: i64, threshold: i64, census: Option<Strin
     warning.report(PgLogLevel::WARNING);
 }
 
-/// Logs at DEBUG1 that the next count waits because the last one took long.
-pub fn rest(database: &str, rest: Duration) {
+/// Logs at DEBUG1 that the next count waits for so long because the last one took that long.
+pub fn rest(database: &str, rest: Duration, count: Duration) {
     log::debug!(
         "count relations worker for database \"{database}\" rests for {} ms after a count that took {} ms",
         rest.as_millis(),
-        (rest / REST_FACTOR).as_millis()
+        count.as_millis()
     );
 }
 

@@ -187,6 +187,16 @@ impl Stay {
         }
     }
 
+    /// How long to rest before the first count, because a worker that was here before has
+    /// counted for long.
+    fn first_rest(&self, row: Row) -> Duration {
+        match self {
+            Stay::ForGood(_) => row.read().rest_left(),
+            // The launcher has waited.
+            Stay::Visit { .. } => Duration::ZERO,
+        }
+    }
+
     /// Whether there is processor time for another count.
     fn affords_count(&self) -> bool {
         match self {
@@ -306,7 +316,11 @@ fn run(session: &Session, row: Row, stay: &mut Stay) -> Result<Infallible, Reaso
     }
     let mut counter = Counter::default();
     let mut report = Report::new(row.read().said());
-    let mut cadence = Cadence::new(Instant::now(), settings::naptime());
+    let rest = stay.first_rest(row);
+    if rest > settings::naptime() {
+        report::rest(database, rest, row.read().last_effort());
+    }
+    let mut cadence = Cadence::new(Instant::now() + rest, settings::naptime());
     let mut statistics = Statistics::default();
     let mut lock = Watch::of(session.database_oid);
     let oid = session.database_oid;
@@ -363,7 +377,7 @@ fn run(session: &Session, row: Row, stay: &mut Stay) -> Result<Infallible, Reaso
                 stay.put_off(now);
             }
             if cadence.advance(now, now + rest) > 0 {
-                report::rest(database, rest);
+                report::rest(database, rest, rest / REST_FACTOR);
             }
         }
         if stay.affords_census() && census.follow(row, known.requested, now) {

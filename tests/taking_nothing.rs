@@ -1,6 +1,6 @@
 //! The worker takes no more of the server than its count needs.
 
-use crate::cluster::{Cluster, FAST, eventually, is_gone, send};
+use crate::cluster::{Cluster, FAST, Line, eventually, is_gone, send};
 use crate::states::{self, BUSY, DATABASE};
 use nix::sys::signal::Signal;
 use std::fs;
@@ -95,31 +95,64 @@ fn a_slow_count_is_followed_by_nine_times_its_duration_of_rest() {
 
 #[test]
 fn so_it_is_with_all_databases_if_the_worker_leaves() {
-    assert_rest(&["count_relations.databases = '*'"], |worker| {
-        send(worker, Signal::SIGTERM);
-        eventually("the worker to end", || is_gone(worker).then_some(()));
-    });
+    assert_rest(&["count_relations.databases = '*'"], terminate);
 }
+
+#[test]
+fn so_it_is_for_a_list_if_the_worker_is_terminated() {
+    assert_rest(&[], terminate);
+}
+
+#[test]
+fn so_it_is_if_that_happens_in_the_middle_of_a_count() {
+    let cluster = states::start(&[BUSY, &["log_min_messages = debug1"]].concat());
+    let met = states::counting_for_long(&cluster);
+    let mut client = cluster.connect("postgres");
+    // Nine times as long is more than the postmaster takes to restart a worker.
+    let sql = "SELECT 1 FROM pg_stat_activity WHERE pid = $1 AND state = 'active' \
+               AND clock_timestamp() - query_start > '1.5 s'";
+    eventually("a count to take long", || {
+        client.query_opt(sql, &[&met.worker]).unwrap()
+    });
+    let rests = cluster.lines_with(RESTS).len();
+    terminate(met.worker);
+    let line = cluster.await_nth_line(RESTS, rests + 1);
+    assert_ne!(line.pid, met.worker);
+    assert_rested(&cluster, &line);
+}
+
+fn terminate(worker: i32) {
+    send(worker, Signal::SIGTERM);
+    eventually("the worker to end", || is_gone(worker).then_some(()));
+}
+
+const RESTS: &str = "worker for database \"app\" rests for ";
 
 /// Asserts that nobody counts for a while after a slow count, whatever has become of its worker.
 fn assert_rest(configuration: &[&str], meanwhile: fn(i32)) {
     let settings = [BUSY, &["log_min_messages = debug1"], configuration];
     let cluster = states::start(&settings.concat());
     let met = states::counting(&cluster);
-    let rests = "worker for database \"app\" rests for ";
-    let line = cluster.await_next_line(rests);
+    let line = cluster.await_next_line(RESTS);
     drop(met.hold);
     meanwhile(line.pid);
-    let rest = milliseconds(&line.message, "rests for ");
     let count = milliseconds(&line.message, "took ");
+    let rest = assert_rested(&cluster, &line);
     assert!(rest > 0.0 && rest >= 9.0 * count, "{}", line.message);
+}
+
+/// Asserts that nobody counts for about as long as the line says, and returns that, in
+/// milliseconds.
+fn assert_rested(cluster: &Cluster, line: &Line) -> f64 {
+    let rest = milliseconds(&line.message, "rests for ");
     let next = eventually("the next count", || {
         let counts = cluster.counts(DATABASE);
         counts.into_iter().find(|count| count.time > line.time)
     });
     // The line is written a little after the count.
     let pause = (next.time - line.time) * 1000.0;
-    assert!(pause >= 8.0 * count, "{pause} ms instead of {rest} ms");
+    assert!(pause >= rest / 9.0 * 8.0, "{pause} ms instead of {rest} ms");
+    rest
 }
 
 #[test]

@@ -10,11 +10,11 @@ const POSTGRES_EPOCH: Duration = {
     Duration::from_secs(days as u64 * 24 * 60 * 60)
 };
 
-/// The current time as the server has it: microseconds since 2000-01-01 UTC. 0 if the clock is
-/// set to before that.
+/// The current time as the server has it: microseconds since 2000-01-01 UTC. 1 if the clock is
+/// set to before that: 0 stands for no time.
 pub fn now() -> i64 {
     let time = SystemTime::now().duration_since(UNIX_EPOCH + POSTGRES_EPOCH);
-    time.unwrap_or_default().as_micros() as i64
+    (time.unwrap_or_default().as_micros() as i64).max(1)
 }
 
 /// When it was `time` by the server's clock, on the monotonic one, which now is at `at`; now if

@@ -2,6 +2,7 @@
 //! `CheckMyDatabase()` in `utils/init/postinit.c`): the same answers without trying.
 
 use super::catalog_scan::for_each_role;
+use super::signals::cancelable;
 use super::transaction::{transaction, with_snapshot};
 use pgrx::pg_sys::{
     self,
@@ -43,7 +44,7 @@ pub fn may_have_database(role: pg_sys::Oid, database: u32) -> bool {
     if role == pg_sys::InvalidOid {
         return true;
     }
-    transaction(|| {
+    let may = || {
         // SAFETY: a look-up within a transaction, in a shared catalog, of columns before the
         // row's nullable fields. The tuple is valid until released.
         let (owner, is_template) = unsafe {
@@ -74,7 +75,9 @@ pub fn may_have_database(role: pg_sys::Oid, database: u32) -> bool {
             });
         }
         may
-    })
+    };
+    // Cancelable, because only then a visitor waits for a lock no longer than others.
+    cancelable(|| transaction(may))
 }
 
 /// Whether `SET ROLE` makes whoever logged in as `role` the other one. Must be called within a

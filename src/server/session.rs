@@ -19,6 +19,7 @@
 
 use super::database_list::database_name;
 use super::guc::State;
+use super::signals::cancelable;
 use super::transaction::transaction;
 use super::{guc, hooks, inval, role, signals};
 use pgrx::pg_sys;
@@ -62,8 +63,9 @@ const FIXED_SETTINGS: &[(&CStr, &CStr)] = &[
 const FOR_AS_LONG_AS_IT_TAKES: &CStr = c"0";
 const FOR_A_WHILE: &CStr = c"2s";
 
-/// Until called again, makes the process wait for locks no longer than `for_a_while`, after
-/// which there is an ERROR; or as long as it takes.
+/// Until called again, makes the process wait for locks for two seconds if `for_a_while`, after
+/// which there is an ERROR; or as long as it takes. Has no effect while cancel requests are held
+/// (see [`signals::cancelable`]).
 pub fn wait_for_locks(for_a_while: bool) {
     let timeout = if for_a_while {
         FOR_A_WHILE
@@ -132,7 +134,9 @@ impl Session {
     /// no locks except those on relations (`LogAccessExclusiveLock()` in
     /// `storage/ipc/standby.c`).
     pub fn is_of_another_name(&self) -> bool {
-        inval::take_pg_database_change() && transaction(current_database) != self.database_name
+        // Cancelable, because only then a visitor stops waiting when it has waited for a while.
+        inval::take_pg_database_change()
+            && cancelable(|| transaction(current_database)) != self.database_name
     }
 }
 

@@ -20,10 +20,10 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU32, Ordering, fence};
 
 /// How many numbers a record holds.
-pub const WORDS: usize = 22;
+pub const WORDS: usize = 23;
 
 /// How many numbers a wide record holds.
-pub const WIDE_WORDS: usize = 220;
+pub const WIDE_WORDS: usize = 221;
 
 /// What a number of a record can represent.
 pub trait Word {
