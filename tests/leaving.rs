@@ -13,9 +13,9 @@ const IN_A_QUERY: &str =
 /// its only last line, while what it waits for continues; and the postmaster starts it again.
 fn terminated(configuration: &[&str], meet: fn(&Cluster) -> Met, farewell: &str) {
     let cluster = states::start(configuration);
+    let mut client = cluster.connect("postgres");
     let met = meet(&cluster);
     let counts = cluster.counts("app").len();
-    let mut client = cluster.connect("postgres");
     client
         .execute("SELECT pg_terminate_backend($1)", &[&met.worker])
         .unwrap();
@@ -145,7 +145,7 @@ fn with_the_postmaster_while_waiting_to_connect() {
 #[test]
 fn a_worker_that_was_told_twice_leaves_once() {
     let cluster = states::start(LONG_NAP);
-    let worker = cluster.worker("app");
+    let worker = states::napping(&cluster).worker;
     send(worker, Signal::SIGSTOP);
     send(worker, Signal::SIGHUP);
     send(worker, Signal::SIGTERM);

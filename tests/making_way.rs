@@ -21,7 +21,7 @@ fn make_way(cluster: &Cluster, meet: fn(&Cluster) -> Met, command: &str) {
     let running = spawn(move || client.batch_execute(&sql));
     if let Hold::Session(session) = met.hold {
         // Until then the command waits for this session, not for the worker.
-        sleep(Duration::from_secs(1));
+        sleep(Duration::from_millis(300));
         drop(session);
     }
     let result = running.join().unwrap();

@@ -71,9 +71,13 @@ impl Mallory {
     }
 
     /// Each session has had its commands refused; otherwise the story proves nothing.
-    fn assert_refused(&self) {
-        let refusals = self.refusals.each_ref().map(|n| n.load(Ordering::Relaxed));
-        assert!(refusals.iter().all(|number| *number >= 10), "{refusals:?}");
+    fn await_refusals(&self) {
+        const ENOUGH: [u64; 4] = [10, 10, 10, 1]; // of a thousand
+        eventually("Mallory to be refused", || {
+            let refusals = self.refusals.iter().zip(ENOUGH);
+            let mut refused = refusals.map(|(n, enough)| n.load(Ordering::Relaxed) >= enough);
+            refused.all(|is_enough| is_enough).then_some(())
+        });
     }
 }
 
@@ -110,15 +114,18 @@ fn stays(databases: &str) {
     let mallory = Mallory::at_work_on(&cluster);
     cluster.execute("postgres", SECONDS);
     let after = ticks(&cluster);
-    mallory.assert_refused();
+    mallory.await_refusals();
     assert_eq!(cluster.worker("app"), worker);
     assert!(cluster.lines_with("making way").is_empty());
     let [app, postgres] = [after[0] - before[0], after[1] - before[1]];
-    assert!(app >= postgres - 2, "{app} ticks, and elsewhere {postgres}");
+    assert!(
+        app >= postgres / 4 * 3,
+        "{app} ticks, and elsewhere {postgres}"
+    );
 
     // Roles that have the right are not kept from it.
     drop(busy);
-    cluster.expect("database \"app\" does not exist");
+    cluster.expect("does not exist");
     cluster.execute("postgres", "DROP DATABASE app");
     assert_eq!(cluster.await_line("making way").pid, worker);
 }
@@ -147,7 +154,7 @@ fn the_launcher_sends_a_worker_again() {
     send(cluster.worker("app"), Signal::SIGTERM);
     cluster.await_nth_line(started, visits + 1);
     cluster.next_count("app");
-    mallory.assert_refused();
+    mallory.await_refusals();
 }
 
 /// Her command goes ahead, with another role's rights, but she has no right to the database:

@@ -67,7 +67,7 @@ fn a_database_dropped_on_the_primary_is_let_go_on_the_standby() {
     primary.execute("postgres", "DROP DATABASE app");
     standby.await_line("database \"app\" does not exist");
     primary.execute("postgres", "CREATE DATABASE app");
-    standby.await_next_line("relations in database \"app\"");
+    standby.await_nth_line("relations in database \"app\"", 2);
 }
 
 #[test]
@@ -87,6 +87,9 @@ fn a_rename_that_is_replayed_is_noticed() {
     primary.execute("postgres", "CREATE DATABASE app");
     primary.execute(DATABASE, "CREATE TABLE t ()");
     standby.await_nth_line("worker started for database \"app\"", 2);
+    // It may have counted before the table was there.
+    standby.configure(&[FAST]);
+    standby.reload();
     let relations = relations(&mut standby.connect(DATABASE));
     standby.await_count(DATABASE, relations);
 }

@@ -37,6 +37,8 @@ pub const BUSY: &[&str] = &[
     "count_relations.databases = 'app'",
     FAST,
     "count_relations.skip_unchanged = off",
+    // It would come between a count and what follows it.
+    "count_relations.census_naptime = 0",
 ];
 
 /// A server whose worker has counted the database.
@@ -48,6 +50,11 @@ pub fn start(configuration: &[&str]) -> Cluster {
 
 pub fn napping(cluster: &Cluster) -> Met {
     let worker = cluster.worker(DATABASE);
+    let mut client = cluster.connect("postgres");
+    let sql = "SELECT 1 FROM pg_stat_activity WHERE pid = $1 AND wait_event_type = 'Extension'";
+    eventually("the worker to nap", || {
+        client.query_opt(sql, &[&worker]).unwrap()
+    });
     let hold = Hold::Nothing;
     Met { worker, hold }
 }
@@ -75,9 +82,10 @@ fn slowed_down(cluster: &Cluster, stop: Duration) -> Met {
     let mut client = cluster.connect("postgres");
     // Not a count that is about to end; one may be stopped while it waits for a page to be read.
     let sql = "SELECT 1 FROM pg_stat_activity \
-               WHERE pid = $1 AND state = 'active' AND wait_event_type IS DISTINCT FROM 'Lock' \
+               WHERE pid = $1 AND state = 'active' AND query LIKE 'SELECT count%' \
+                 AND wait_event_type IS DISTINCT FROM 'Lock' \
                  AND clock_timestamp() - query_start BETWEEN '0.1 s' AND make_interval(secs => $2)";
-    let young = 30.0 * stop.as_secs_f64();
+    let young = f64::min(30.0 * stop.as_secs_f64(), 1.0);
     eventually("the worker to be counting", || {
         client.query_opt(sql, &[&worker, &young]).unwrap()
     });

@@ -122,7 +122,7 @@ fn withstands(count_relations_role: &str, databases: &str) {
     // Waits for a lock for longer than any of the timeouts.
     client
         .batch_execute(
-            "BEGIN; LOCK TABLE pg_class IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(1); COMMIT",
+            "BEGIN; LOCK TABLE pg_class IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(0.2); COMMIT",
         )
         .unwrap();
     assert_eq!(cluster.next_count(DATABASE), truth);

@@ -39,12 +39,16 @@ use tempfile::TempDir;
 /// Makes workers tick often enough for a story, and seldom enough for stories beside it.
 pub const FAST: &str = "count_relations.naptime = '50ms'";
 
+/// Longer than anything that may happen takes. PostgreSQL 15's postmaster may sleep for a minute
+/// when a worker exits just before the postmaster calls select(); visits to hundreds of databases,
+/// and what follows a census that the machine has disturbed, take minutes on a server with
+/// assertions.
+pub const PATIENCE: Duration = Duration::from_secs(600);
+
 /// Polls `probe` until it has an answer; panics after a time that is chosen far too long.
 pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     let begin = Instant::now();
-    // PostgreSQL 15's postmaster may sleep for a minute when a worker exits just before the
-    // postmaster calls select(); this is longer.
-    let deadline = begin + Duration::from_secs(180);
+    let deadline = begin + PATIENCE;
     loop {
         if let Some(answer) = probe() {
             return answer;
