@@ -65,6 +65,12 @@ pub fn counting(cluster: &Cluster) -> Met {
     counting_again(cluster)
 }
 
+/// As [`counting`]. Nine times as long is more than the postmaster takes to restart a worker.
+pub fn counting_for_a_while(cluster: &Cluster) -> Met {
+    grow_catalog(cluster, DATABASE, 100);
+    slowed_down(cluster, Duration::from_millis(50))
+}
+
 /// As [`counting`], which takes many seconds.
 pub fn counting_for_long(cluster: &Cluster) -> Met {
     grow_catalog(cluster, DATABASE, 100);

@@ -118,6 +118,9 @@ fn so_it_is_if_that_happens_in_the_middle_of_a_count() {
     terminate(met.worker);
     let line = cluster.await_nth_line(RESTS, rests + 1);
     assert_ne!(line.pid, met.worker);
+    let counts = cluster.counts(DATABASE).into_iter();
+    let its_own = counts.filter(|count| count.pid == line.pid).count();
+    assert_eq!(its_own, 0, "it rests after a count of its own");
     assert_rested(&cluster, &line);
 }
 
@@ -132,7 +135,7 @@ const RESTS: &str = "worker for database \"app\" rests for ";
 fn assert_rest(configuration: &[&str], meanwhile: fn(i32)) {
     let settings = [BUSY, &["log_min_messages = debug1"], configuration];
     let cluster = states::start(&settings.concat());
-    let met = states::counting(&cluster);
+    let met = states::counting_for_a_while(&cluster);
     let line = cluster.await_next_line(RESTS);
     drop(met.hold);
     meanwhile(line.pid);
