@@ -234,10 +234,17 @@ impl Database {
         self.rests_until = Some(now + known.rest_left());
     }
 
-    /// When the next visit may count, if it comes for a change.
+    /// When the next visit may come; `None` if at once.
     fn due(&self) -> Option<Instant> {
+        if self.past.failures > 0 {
+            return self.past.not_before;
+        }
         let due = self.counted.map(|counted| counted + settings::naptime());
-        due.max(self.rests_until)
+        due.max(self.rests_until).max(self.past.not_before)
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.due().is_none_or(|due| due <= now)
     }
 }
 
@@ -328,6 +335,8 @@ struct Launcher {
     income: Income,
     /// Databases whose visit has just failed.
     failed: Vec<u32>,
+    /// Whether the latest visit went to a database that fails.
+    sent_to_failing: bool,
     /// Since when no slot has been free for any worker of ours.
     out_of_slots_since: Option<Instant>,
     out_of_slots: Alarm,
@@ -356,6 +365,7 @@ impl Launcher {
             locks: HashMap::new(),
             income: Income::new(Instant::now()),
             failed: Vec::new(),
+            sent_to_failing: false,
             out_of_slots_since: None,
             out_of_slots: Alarm::default(),
             cannot_connect: Alarm::default(),
@@ -748,6 +758,13 @@ impl Launcher {
                 .is_some_and(|d| d.past.failures > 0)
         };
         let mut failing = self.visited.iter().filter(has_failed).count();
+        // A single worker goes to those that fail no more than every other time.
+        let others_first = max_workers == 1
+            && self.sent_to_failing
+            && self.queue.values().any(|oid| {
+                let database = self.databases.get(oid);
+                database.is_some_and(|d| d.past.failures == 0 && d.is_due(now))
+            });
         let mut sent = Vec::new();
         let mut waiting = None;
         let mut blocked = false;
@@ -755,8 +772,7 @@ impl Launcher {
             let Some(database) = self.databases.get_mut(oid) else {
                 continue;
             };
-            let due = database.due().filter(|_| database.past.failures == 0);
-            if let Some(end) = due.max(database.past.not_before).filter(|end| *end > now) {
+            if let Some(end) = database.due().filter(|end| *end > now) {
                 nap = nap.min(end - now);
                 continue;
             }
@@ -770,7 +786,7 @@ impl Launcher {
                 continue;
             }
             let has_failed = database.past.failures > 0;
-            if has_failed && failing > 0 && max_workers > 1 {
+            if has_failed && (others_first || failing > 0 && max_workers > 1) {
                 continue;
             }
             if free == 0 || budget::is_overdrawn() {
@@ -797,6 +813,7 @@ impl Launcher {
             sent.push(*oid);
             free -= 1;
             failing += usize::from(has_failed);
+            self.sent_to_failing = has_failed;
         }
         for oid in sent {
             self.dequeue(oid);

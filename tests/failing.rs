@@ -4,7 +4,8 @@
 use crate::cluster::{
     Cluster, FAST, Level, Line, eventually, has_library, is_gone, leave_out, send,
 };
-use crate::states;
+use crate::random_ddl::relations;
+use crate::{all_databases, states};
 use nix::sys::signal::Signal;
 use postgres::Client;
 use std::fs;
@@ -111,15 +112,16 @@ fn a_role_that_may_not_connect_is_tried_again_when_it_may() {
     assert_eq!(cluster.lines_with(failure).len(), 3);
 }
 
-/// Moves away a file of "app" that is needed to connect, and ends the worker. Returns where the
-/// file was, and where it is.
-fn damage(cluster: &Cluster) -> (PathBuf, PathBuf) {
+/// Moves away a file of the database that is needed to connect, and ends the worker. Returns
+/// where the file was, and where it is.
+fn damage(cluster: &Cluster, database: &str) -> (PathBuf, PathBuf) {
     let mut client = cluster.connect("postgres");
-    let sql = "SELECT 'base/' || oid || '/PG_VERSION' FROM pg_database WHERE datname = 'app'";
-    let path: String = client.query_one(sql, &[]).unwrap().get(0);
-    let (path, aside) = (cluster.data().join(path), cluster.data().join("aside"));
+    let sql = "SELECT 'base/' || oid || '/PG_VERSION' FROM pg_database WHERE datname = $1";
+    let path: String = client.query_one(sql, &[&database]).unwrap().get(0);
+    let path = cluster.data().join(path);
+    let aside = path.with_extension("aside");
     fs::rename(&path, &aside).unwrap();
-    if let Some(worker) = cluster.worker_now("app") {
+    if let Some(worker) = cluster.worker_now(database) {
         send(worker, Signal::SIGTERM);
         eventually("the worker to end", || is_gone(worker).then_some(()));
     }
@@ -131,7 +133,7 @@ fn a_damaged_database_is_tried_less_and_less_often_and_counted_when_it_is_repair
     let failure = "is not a valid data directory";
     let cluster = states::start(&["count_relations.databases = 'app'", FAST]);
     cluster.expect(failure);
-    let (path, aside) = damage(&cluster);
+    let (path, aside) = damage(&cluster, "app");
     cluster.await_nth_line(failure, 4);
     // The second room is entered in vain: all looks well.
     let least = [5.0, 10.0, 30.0];
@@ -330,7 +332,7 @@ fn a_damaged_database_among_all_is_tried_less_and_less_often() {
     let cluster = Cluster::start(&["count_relations.databases = '*'", FAST]);
     cluster.expect(failure);
     cluster.next_count("app");
-    let (path, aside) = damage(&cluster);
+    let (path, aside) = damage(&cluster, "app");
     let mut client = cluster.connect("postgres");
     // Counts as a change of it.
     let alter = "ALTER DATABASE app CONNECTION LIMIT 7";
@@ -347,6 +349,52 @@ fn a_damaged_database_among_all_is_tried_less_and_less_often() {
     eventually("it to be counted again", || {
         (cluster.counts("app").len() > counted).then_some(())
     });
+}
+
+#[test]
+fn damaged_databases_do_not_hold_up_others_that_share_a_single_worker_with_them() {
+    const DAMAGED: usize = 30;
+    let failure = "is not a valid data directory";
+    let cluster = Cluster::start(&[
+        "count_relations.databases = '*'",
+        "count_relations.max_workers = 1",
+        "count_relations.census_naptime = 0",
+    ]);
+    cluster.expect(failure);
+    let names = all_databases::create_databases(&cluster, DAMAGED);
+    for name in &names {
+        cluster.await_line(&format!("relations in database \"{name}\""));
+    }
+    all_databases::await_rest(&cluster);
+    for name in &names {
+        damage(&cluster, name);
+    }
+    // Counts as a change of each of them, after which a visit comes sooner.
+    let mut client = cluster.connect("postgres");
+    let alter = names
+        .iter()
+        .map(|name| format!("ALTER DATABASE {name} CONNECTION LIMIT 7"));
+    let alter = alter.collect::<Vec<_>>().join(";");
+    client.batch_execute(&alter).unwrap();
+    cluster.await_nth_line(failure, 2 * DAMAGED);
+    // Of the pause after the second failure, half is left out.
+    client.batch_execute("SELECT pg_sleep(8)").unwrap();
+    client.batch_execute(&alter).unwrap();
+    let mut app = cluster.connect("app");
+    app.batch_execute("CREATE TABLE t ()").unwrap();
+    let now = client.query_one("SELECT extract(epoch FROM clock_timestamp())::float8", &[]);
+    let changed: f64 = now.unwrap().get(0);
+    let relations = relations(&mut app);
+    let counted = eventually("the change to be counted", || {
+        let counts = cluster.counts("app").into_iter();
+        counts.rev().find(|count| count.relations == relations)
+    });
+    let failures = cluster.lines_with(failure);
+    let between = failures.iter().map(|line| line.time);
+    let between = between
+        .filter(|time| (changed..counted.time).contains(time))
+        .count();
+    assert!(between < 8, "{between} of {DAMAGED} came first");
 }
 
 const NO_ROOM: &str = "out of background worker slots";
