@@ -77,7 +77,7 @@ test_inside() {
 stories() {
     say "Unit tests, and stories on servers of their own"
     export COUNT_RELATIONS_TEST_DIRECTORY=$dir TMPDIR=$dir
-    export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((5 * $(nproc)))}
+    export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((6 * $(nproc)))}
     local tests=(cargo test --no-default-features --features "$pg_feature pg_test"
         --lib --test stories -- --skip tests::pg_) listed name
     if (($#)); then
