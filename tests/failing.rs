@@ -302,6 +302,8 @@ fn a_list_of_privileges_too_long_for_its_row_is_no_obstacle() {
 fn a_role_that_is_dropped_and_created_again_counts_again() {
     let cluster = start_watcher(&[]);
     cluster.expect("role \"watcher\" does not exist");
+    // Where a visit begins just then.
+    cluster.expect("role with OID");
     cluster.start_server();
     for name in ["app", "postgres"] {
         cluster.await_line(&format!("relations in database \"{name}\""));
