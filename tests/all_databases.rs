@@ -258,6 +258,8 @@ fn idle_and_visited(story: impl Fn(&Cluster)) {
     story(&cluster);
     let cluster = start(&[]);
     have_visited(&cluster, "app");
+    // A worker may be on its way there again when it is dropped.
+    cluster.expect("does not exist");
     story(&cluster);
     cluster.await_line("worker for database \"app\" making way");
 }
@@ -328,6 +330,7 @@ fn a_database_that_is_dropped_and_created_again_with_the_same_oid_is_a_new_one()
     await_rest(&cluster);
     assert_all_right(&cluster);
     let mut client = cluster.connect("postgres");
+    cluster.expect("database 30000 does not exist");
     client.batch_execute("DROP DATABASE again").unwrap();
     client
         .batch_execute("CREATE DATABASE again OID 30000")
@@ -528,6 +531,7 @@ fn databases_beyond_max_databases_are_left_out_with_a_warning_until_there_is_roo
         )
     );
     cluster.await_line("Not counted: \"fourth\".");
+    cluster.expect("does not exist");
     cluster.execute("postgres", "DROP DATABASE app");
     await_rows(&cluster, &["fourth", "postgres", "third"]);
     assert_all_right(&cluster);

@@ -628,6 +628,7 @@ fn a_dropped_databases_census_goes_and_a_new_ones_is_its_own() {
     cluster.execute("again", "CREATE SCHEMA mine; CREATE TABLE mine.t ()");
     assert_right(&cluster, "again");
     await_rest(&cluster);
+    cluster.expect("database 30000 does not exist");
     view.batch_execute("DROP DATABASE again").unwrap();
     let sql = "SELECT 1 FROM relation_counts_by_schema WHERE nspname = 'mine'";
     assert!(view.query_opt(sql, &[]).unwrap().is_none());
