@@ -403,7 +403,10 @@ impl Cluster {
     /// Ends recovery of a standby and waits until it accepts writes.
     pub fn promote(&self) {
         run(server_program("pg_ctl")
-            .args(["promote", "--wait", "--silent", "--pgdata"])
+            .args(["promote", "--wait", "--silent"])
+            // What has been received is replayed first.
+            .arg(format!("--timeout={}", PATIENCE.as_secs()))
+            .arg("--pgdata")
             .arg(self.data()));
     }
 
