@@ -651,7 +651,7 @@ impl Drop for Cluster {
         if let Some(mut postmaster) = self.postmaster.borrow_mut().take() {
             let pid = Pid::from_raw(postmaster.id() as i32);
             let _ = kill(pid, Signal::SIGINT);
-            let deadline = Instant::now() + Duration::from_secs(20);
+            let deadline = Instant::now() + Duration::from_secs(120);
             while matches!(postmaster.try_wait(), Ok(None)) && Instant::now() < deadline {
                 sleep(Duration::from_millis(10));
             }
