@@ -48,6 +48,8 @@ fn churn(primary: &Cluster, watched: &Cluster, databases: usize, may_crash: bool
     }
     let mut rng = Rng::with_seed(seed);
     let mut names = create_databases(primary, databases);
+    // To replay this, a standby waits for all processes, the launcher that is stopped below too.
+    await_replay(primary, &[watched]);
     let mut sessions: Vec<Session> = names
         .iter()
         .take(SESSIONS)
