@@ -59,7 +59,7 @@ pub fn napping(cluster: &Cluster) -> Met {
     Met { worker, hold }
 }
 
-/// In the middle of counting a catalog of 100,000 relations, which takes a second.
+/// In the middle of counting a catalog of 100,000 relations, which takes some tenths of a second.
 pub fn counting(cluster: &Cluster) -> Met {
     grow_catalog(cluster, DATABASE, 100);
     counting_again(cluster)
