@@ -90,7 +90,7 @@ fn slowed_down(cluster: &Cluster, stop: Duration) -> Met {
     let sql = "SELECT 1 FROM pg_stat_activity \
                WHERE pid = $1 AND state = 'active' AND query LIKE 'SELECT count%' \
                  AND wait_event_type IS DISTINCT FROM 'Lock' \
-                 AND clock_timestamp() - query_start BETWEEN '0.1 s' AND make_interval(secs => $2)";
+                 AND clock_timestamp() - query_start BETWEEN '0.05 s' AND make_interval(secs => $2)";
     let young = f64::min(30.0 * stop.as_secs_f64(), 1.0);
     eventually("the worker to be counting", || {
         client.query_opt(sql, &[&worker, &young]).unwrap()
