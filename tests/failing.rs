@@ -302,13 +302,14 @@ fn a_list_of_privileges_too_long_for_its_row_is_no_obstacle() {
 fn a_role_that_is_dropped_and_created_again_counts_again() {
     let cluster = start_watcher(&[]);
     cluster.expect("role \"watcher\" does not exist");
-    // Where a visit begins just then.
-    cluster.expect("role with OID");
+    // If a visit begins just then.
+    cluster.expect("role with OID").expect("invalid role OID");
     cluster.start_server();
     for name in ["app", "postgres"] {
         cluster.await_line(&format!("relations in database \"{name}\""));
     }
     let mut client = cluster.connect("postgres");
+    all_databases::await_rest(&cluster);
     client.batch_execute("DROP ROLE watcher").unwrap();
     cluster.await_line("count relations launcher leaving, as role \"watcher\" is no longer");
     await_waiting_room(&mut client, "waiting to connect as role \"watcher\"");
@@ -317,6 +318,7 @@ fn a_role_that_is_dropped_and_created_again_counts_again() {
     let started = cluster.await_line("worker started for database \"created\"");
     assert!(started.message.contains("as role \"watcher\""));
 
+    all_databases::await_rest(&cluster);
     // At once, so that the launcher never finds it missing.
     let failures = cluster.lines_with("role \"watcher\" does not exist").len();
     client
