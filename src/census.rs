@@ -433,19 +433,17 @@ impl History {
             return History::default();
         }
         // If the clock has since been set back to before a census, finished or not, ignore it.
-        let is_past = |time: i64| time <= clock::now();
+        let now = clock::now();
         let latest = Census::from_words(words, database);
-        let latest = latest.filter(|census| is_past(census.taken_at));
-        if !is_past(words[TRIED_AT]) {
-            return History {
-                latest,
-                ..History::default()
-            };
-        }
+        let has_tried = words[TRIED_AT] <= now;
         History {
-            latest,
+            latest: latest.filter(|census| census.taken_at <= now),
             tried_at: words[TRIED_AT],
-            failures: words[FAILURES] as usize,
+            failures: if has_tried {
+                words[FAILURES] as usize
+            } else {
+                0
+            },
             failed_in: Duration::from_micros(words[FAILED_IN] as u64),
         }
     }

@@ -12,7 +12,7 @@ use crate::budget;
 use crate::cadence::Cadence;
 use crate::census::Schedule;
 use crate::counter::Counter;
-use crate::registry::{self, Row};
+use crate::registry::{self, Known, Row};
 use crate::report::{self, Report};
 use crate::server::backend_status::Statistics;
 use crate::server::database_list::databases;
@@ -189,9 +189,9 @@ impl Stay {
 
     /// How long to rest before the first count, because a worker that was here before has
     /// counted for long.
-    fn first_rest(&self, row: Row) -> Duration {
+    fn first_rest(&self, known: &Known) -> Duration {
         match self {
-            Stay::ForGood(_) => row.read().rest_left(),
+            Stay::ForGood(_) => known.rest_left(),
             // The launcher has waited.
             Stay::Visit { .. } => Duration::ZERO,
         }
@@ -315,17 +315,17 @@ fn run(session: &Session, row: Row, stay: &mut Stay) -> Result<Infallible, Reaso
         return Err("leaving, as the database has another one, or needs none");
     }
     let mut counter = Counter::default();
-    let mut report = Report::new(row.read().said());
-    let rest = stay.first_rest(row);
+    let known = row.read();
+    let mut report = Report::new(known.said());
+    let rest = stay.first_rest(&known);
     if rest > settings::naptime() {
-        report::rest(database, rest, row.read().last_effort());
+        report::rest(database, rest, known.last_effort());
     }
     let mut cadence = Cadence::new(Instant::now() + rest, settings::naptime());
     let mut statistics = Statistics::default();
     let mut lock = Watch::of(session.database_oid);
     let oid = session.database_oid;
-    let stale = row.read().stale;
-    let mut census = Schedule::new(oid, &row.history(oid), stale, Instant::now());
+    let mut census = Schedule::new(oid, &row.history(oid), known.stale, Instant::now());
     census.is_visit = matches!(stay, Stay::Visit { .. });
     loop {
         if signals::terminated() {
