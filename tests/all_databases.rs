@@ -3,6 +3,7 @@
 
 use crate::cluster::{
     Background, Cluster, FAST, Level, eventually, is_gone, major_version, processor_time, send,
+    server_time, terminate,
 };
 use crate::random_ddl::relations;
 use nix::sys::signal::{Signal, kill};
@@ -242,8 +243,7 @@ fn a_created_database_is_counted_within_seconds_however_long_naptime() {
     let cluster = start(&["count_relations.naptime = '1h'"]);
     cluster.execute("postgres", "CREATE DATABASE created");
     let mut client = cluster.connect("postgres");
-    let now = client.query_one("SELECT extract(epoch FROM clock_timestamp())::float8", &[]);
-    let created: f64 = now.unwrap().get(0);
+    let created = server_time(&mut client);
     let counted = cluster.await_line("relations in database \"created\"");
     let seconds = counted.time - created;
     assert!(seconds < 30.0, "{seconds} s");
@@ -559,8 +559,7 @@ fn rows_of_a_list_are_given_up_for_databases_that_come_after() {
 fn a_terminated_visitor_is_replaced_when_there_is_something_to_count() {
     let cluster = start(&[]);
     let worker = have_visited(&cluster, "app");
-    send(worker, Signal::SIGTERM);
-    eventually("the worker to end", || is_gone(worker).then_some(()));
+    terminate(worker);
     cluster.execute("app", "CREATE TABLE t ()");
     assert_all_right(&cluster);
 }
@@ -695,8 +694,7 @@ fn of_two_workers_in_a_database_the_second_gives_way() {
     let late = eventually("a worker on its way", || {
         // The next one starts after the reload.
         let worker: i32 = session.query_opt(there, &[]).unwrap()?.get(0);
-        send(worker, Signal::SIGTERM);
-        eventually("the worker to end", || is_gone(worker).then_some(()));
+        terminate(worker);
         let pid = next_child(&cluster, "count relations app")?;
         send(pid, Signal::SIGSTOP);
         let row = session.query_opt(there, &[]).unwrap();

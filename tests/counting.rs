@@ -1,7 +1,7 @@
 //! The worker counts, on a fixed cadence, and logs what it counted.
 
 use crate::census;
-use crate::cluster::{Cluster, FAST, Level, eventually, is_gone, send};
+use crate::cluster::{Cluster, FAST, Level, eventually, has_assertions, terminate};
 use crate::random_ddl::relations;
 use nix::sys::signal::Signal;
 
@@ -172,8 +172,7 @@ fn counts_with_caches_that_forget_at_once(databases: &str) {
     client
         .batch_execute("CREATE EXTENSION count_relations")
         .unwrap();
-    let row = client.query_one("SHOW debug_assertions", &[]).unwrap();
-    let forget_or_not = if row.get::<_, &str>(0) == "on" {
+    let forget_or_not = if has_assertions(&mut client) {
         // Sessions keep theirs, for the sake of time: no setting of a role applies to us.
         let own = "ALTER ROLE postgres SET debug_discard_caches = 0";
         client.batch_execute(own).unwrap();
@@ -231,8 +230,7 @@ fn sigterm_ends_the_worker_and_the_postmaster_starts_another() {
     let cluster = Cluster::start(&[]);
     cluster.await_line("Currently");
     let worker = cluster.worker("postgres");
-    send(worker, Signal::SIGTERM);
-    eventually("the worker to end", || is_gone(worker).then_some(()));
+    terminate(worker);
     let ended = cluster.await_line("exited with exit code 1");
     let next = cluster.await_next_line("count relations worker started");
     assert!(next.pid != worker);

@@ -2,7 +2,8 @@
 //! soon after that becomes possible.
 
 use crate::cluster::{
-    Cluster, FAST, Level, Line, eventually, has_library, is_gone, leave_out, send,
+    Cluster, FAST, Level, Line, eventually, has_library, is_gone, is_napping, leave_out, send,
+    server_time, terminate,
 };
 use crate::random_ddl::relations;
 use crate::{all_databases, states};
@@ -122,8 +123,7 @@ fn damage(cluster: &Cluster, database: &str) -> (PathBuf, PathBuf) {
     let aside = path.with_extension("aside");
     fs::rename(&path, &aside).unwrap();
     if let Some(worker) = cluster.worker_now(database) {
-        send(worker, Signal::SIGTERM);
-        eventually("the worker to end", || is_gone(worker).then_some(()));
+        terminate(worker);
     }
     (path, aside)
 }
@@ -262,13 +262,11 @@ fn a_privilege_that_comes_and_goes_fills_no_log() {
             ),
         ] {
             cluster.execute("postgres", &format!("{sql} watcher"));
-            cluster.await_nth_line(line, nth);
-            if line.contains("started") {
+            let line = cluster.await_nth_line(line, nth);
+            if line.message.contains("started") {
                 // Otherwise the launcher might get ahead of it.
                 let mut client = cluster.connect("postgres");
-                let napping = "SELECT 1 FROM pg_stat_activity \
-                               WHERE datname = 'shut' AND wait_event_type = 'Extension'";
-                eventually("a nap", || client.query_opt(napping, &[]).unwrap());
+                eventually("a nap", || is_napping(&mut client, line.pid).then_some(()));
             }
         }
     }
@@ -386,8 +384,7 @@ fn damaged_databases_do_not_hold_up_others_that_share_a_single_worker_with_them(
     client.batch_execute(&alter).unwrap();
     let mut app = cluster.connect("app");
     app.batch_execute("CREATE TABLE t ()").unwrap();
-    let now = client.query_one("SELECT extract(epoch FROM clock_timestamp())::float8", &[]);
-    let changed: f64 = now.unwrap().get(0);
+    let changed = server_time(&mut client);
     let relations = relations(&mut app);
     let counted = eventually("the change to be counted", || {
         let counts = cluster.counts("app").into_iter();

@@ -1,7 +1,6 @@
 //! The worker logs who it is, what it will do, and why it leaves.
 
-use crate::cluster::{Cluster, FAST, Level, eventually, is_gone, send};
-use nix::sys::signal::Signal;
+use crate::cluster::{Cluster, FAST, Level, eventually, terminate};
 
 #[test]
 fn one_line_at_start_and_one_at_the_end() {
@@ -11,8 +10,7 @@ fn one_line_at_start_and_one_at_the_end() {
     ]);
     cluster.await_line("Currently");
     let worker = cluster.worker("postgres");
-    send(worker, Signal::SIGTERM);
-    eventually("the worker to end", || is_gone(worker).then_some(()));
+    terminate(worker);
     let lines: Vec<_> = cluster
         .lines()
         .into_iter()

@@ -1,6 +1,6 @@
 //! Sessions that change `pg_class` in every way there is, at random.
 
-use crate::cluster::{Cluster, eventually, is_gone};
+use crate::cluster::{Cluster, eventually, has_assertions, is_gone};
 use fastrand::Rng;
 use postgres::error::SqlState;
 use postgres::types::PgLsn;
@@ -118,8 +118,7 @@ impl Session {
         client.batch_execute(&sql).unwrap();
         // An assertion in comparetup_index_btree_tiebreak() (tuplesortvariants.c) does
         // not hold for a catalog that is reindexed while its rows are being updated.
-        let assertions = client.query_one("SHOW debug_assertions", &[]).unwrap();
-        let may_reindex = assertions.get::<_, &str>(0) == "off";
+        let may_reindex = !has_assertions(&mut client);
         Session {
             number,
             rng,

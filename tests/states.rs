@@ -1,6 +1,8 @@
 //! The states in which a worker can be found. Several promises hold in all of them.
 
-use crate::cluster::{Cluster, FAST, FIRST_CLONE, Throttle, clone_relations, eventually};
+use crate::cluster::{
+    Cluster, FAST, FIRST_CLONE, Throttle, clone_relations, eventually, is_napping,
+};
 use postgres::Client;
 use std::time::Duration;
 
@@ -51,9 +53,8 @@ pub fn start(configuration: &[&str]) -> Cluster {
 pub fn napping(cluster: &Cluster) -> Met {
     let worker = cluster.worker(DATABASE);
     let mut client = cluster.connect("postgres");
-    let sql = "SELECT 1 FROM pg_stat_activity WHERE pid = $1 AND wait_event_type = 'Extension'";
     eventually("the worker to nap", || {
-        client.query_opt(sql, &[&worker]).unwrap()
+        is_napping(&mut client, worker).then_some(())
     });
     let hold = Hold::Nothing;
     Met { worker, hold }

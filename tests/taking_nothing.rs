@@ -1,8 +1,7 @@
 //! The worker takes no more of the server than its count needs.
 
-use crate::cluster::{Cluster, FAST, Line, eventually, is_gone, send};
+use crate::cluster::{Cluster, FAST, Line, eventually, terminate};
 use crate::states::{self, BUSY, DATABASE};
-use nix::sys::signal::Signal;
 use std::fs;
 
 #[test]
@@ -122,11 +121,6 @@ fn so_it_is_if_that_happens_in_the_middle_of_a_count() {
     let its_own = counts.filter(|count| count.pid == line.pid).count();
     assert_eq!(its_own, 0, "it rests after a count of its own");
     assert_rested(&cluster, &line);
-}
-
-fn terminate(worker: i32) {
-    send(worker, Signal::SIGTERM);
-    eventually("the worker to end", || is_gone(worker).then_some(()));
 }
 
 const RESTS: &str = "worker for database \"app\" rests for ";

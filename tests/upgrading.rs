@@ -1,6 +1,6 @@
 //! A newer build is installed while a server runs, and is used when the server is restarted.
 
-use crate::cluster::{Cluster, FAST, eventually, installed_library, is_gone, send};
+use crate::cluster::{Cluster, FAST, installed_library, terminate};
 use nix::sys::signal::Signal;
 use std::fs::{self, File};
 use std::path::Path;
@@ -44,8 +44,7 @@ fn a_newer_build_waits_for_the_restart() {
     cluster.next_count("postgres");
     assert_eq!(cluster.worker("postgres"), worker);
     // A worker that starts now uses what the postmaster has loaded.
-    send(worker, Signal::SIGTERM);
-    eventually("the worker to end", || is_gone(worker).then_some(()));
+    terminate(worker);
     cluster.await_nth_line(OLD, 2);
     cluster.next_count("postgres");
     assert!(cluster.lines_with(NEW).is_empty());

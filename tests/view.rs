@@ -1,6 +1,6 @@
 //! The view `relation_counts`: the latest count of every database, from any of them.
 
-use crate::cluster::{Cluster, FAST, await_ticks, eventually, is_gone, send};
+use crate::cluster::{Cluster, FAST, await_ticks, eventually, is_gone, terminate};
 use nix::sys::signal::Signal;
 use postgres::Client;
 use postgres::error::SqlState;
@@ -134,8 +134,7 @@ fn a_row_outlives_its_worker() {
     let before: String = of(&mut client, "app", KEPT);
     let ticks: i64 = of(&mut client, "app", "ticks");
     let worker: i32 = of(&mut client, "app", "pid");
-    send(worker, Signal::SIGTERM);
-    eventually("the worker to end", || is_gone(worker).then_some(()));
+    terminate(worker);
     assert!(of::<bool>(&mut client, "app", "pid IS NULL"));
     assert_eq!(of::<String>(&mut client, "app", KEPT), before);
     await_row(&mut client, "app", &format!("pid <> {worker}"));
@@ -206,7 +205,8 @@ fn a_database_that_has_lost_the_name_on_the_list_has_no_row() {
     await_row(&mut client, "app", "pid IS NOT NULL");
 }
 
-/// Makes the database "app" look different for a tick. Returns the row's relations, minimum and maximum before and after.
+/// Makes the database "app" look different for a tick. Returns the row's relations, minimum and
+/// maximum before and after.
 fn storm(prepare: &str, begin: &str, end: &str) -> [[i64; 3]; 2] {
     let (cluster, mut client) = start(&["count_relations.naptime = '1s'"]);
     let mut app = cluster.connect("app");

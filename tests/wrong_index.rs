@@ -1,6 +1,6 @@
 //! An index of `pg_class` can be wrong. The count is not.
 
-use crate::cluster::{Cluster, FAST, leave_out, server_user_command};
+use crate::cluster::{Cluster, FAST, has_assertions, leave_out, server_user_command};
 use crate::random_ddl::{relations, rows_of_index};
 use nix::sys::signal::Signal;
 use postgres::Client;
@@ -60,11 +60,7 @@ fn rows_that_an_index_lacks_are_counted() {
 fn rows_that_an_index_has_twice_are_counted_once() {
     let cluster = start();
     let mut client = cluster.connect(DATABASE);
-    let assertions: String = client
-        .query_one("SHOW debug_assertions", &[])
-        .unwrap()
-        .get(0);
-    if assertions == "on" {
+    if has_assertions(&mut client) {
         let why = "with assertions, the server ends instead of making such an index";
         leave_out("wrong_index::rows_that_an_index_has_twice", why);
         return;

@@ -17,7 +17,7 @@ pub use clones::{FIRST_CLONE, clone_relations};
 pub use library::{has_library, install_first_worker};
 use log::Log;
 pub use log::{Level, Line};
-pub use stopped::Stopped;
+pub use stopped::{Stopped, is_napping};
 pub use throttle::Throttle;
 pub use usage::{Usage, processor_time, processor_times};
 
@@ -85,6 +85,24 @@ pub fn is_gone(pid: i32) -> bool {
 /// Sends `signal` to a process of a cluster.
 pub fn send(pid: i32, signal: Signal) {
     kill(Pid::from_raw(pid), signal).expect("could not send a signal");
+}
+
+/// Sends SIGTERM to a process of a cluster, and waits until it has ended.
+pub fn terminate(pid: i32) {
+    send(pid, Signal::SIGTERM);
+    eventually("the process to end", || is_gone(pid).then_some(()));
+}
+
+/// Whether the server checks itself: it was built with assertions.
+pub fn has_assertions(client: &mut Client) -> bool {
+    let row = client.query_one("SHOW debug_assertions", &[]).unwrap();
+    row.get::<_, &str>(0) == "on"
+}
+
+/// The server's time, in seconds since the epoch, as the log has it.
+pub fn server_time(client: &mut Client) -> f64 {
+    let sql = "SELECT extract(epoch FROM clock_timestamp())::float8";
+    client.query_one(sql, &[]).unwrap().get(0)
 }
 
 /// The major version of the server under test.

@@ -51,7 +51,8 @@ impl Stopped {
     }
 }
 
-fn is_napping(client: &mut Client, worker: i32) -> bool {
+/// Whether the worker, or the launcher, naps between ticks.
+pub fn is_napping(client: &mut Client, worker: i32) -> bool {
     let sql = "SELECT 1 FROM pg_stat_activity WHERE pid = $1 AND wait_event_type = 'Extension'";
     matches!(client.query_opt(sql, &[&worker]), Ok(Some(_)))
 }
